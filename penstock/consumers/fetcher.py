@@ -1,0 +1,170 @@
+"""Reads work when there are slots for it, and blocks on the streams when there is none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+
+from penstock.consumers.duty import Bell
+from penstock.consumers.intake import Intake
+from penstock.consumers.state import WorkerState
+from penstock.consumers.weights import Weights
+from penstock.errors import BrokerError
+from penstock.events import Dropped
+from penstock.settings import PRIORITIES
+from penstock.streams import consume
+from penstock.streams.consume import Batch
+from penstock.streams.reader import Reader
+
+log = logging.getLogger("penstock.worker")
+
+#: Seconds for which a read blocks: all that an idle fetcher costs the server is one command in that time.
+BLOCK = 5.0
+
+
+class Fetcher:
+    """Fetches from all queues of a worker."""
+
+    def __init__(self, state: WorkerState, intake: Intake) -> None:
+        self._state = state
+        self._intake = intake
+        settings = state.settings
+        self._weights = {base: Weights(settings.weights, settings.strict) for base in state.queues}
+        # On Cluster a read covers one slot only, hence a reader for each queue.
+        bases = list(state.queues)
+        groups = [[base] for base in bases] if state.connector.is_cluster else [bases]
+        self._readers = [(Reader(state.connector, g[0], state.consumer, BLOCK), g) for g in groups]
+        #: Queues that a blocking read waits for at this moment.
+        self._waiting_for: frozenset[str] = frozenset()
+        self._unblocking: asyncio.Future[list[None]] | None = None
+        self._faulted = False
+        self._stopping = False
+        #: True while a fetch has found nothing and nothing has come since.
+        self.idle = False
+        self._bell = Bell()
+        self._turn = asyncio.Lock()
+        state.slots.on_freed = self._on_freed
+
+    async def once(self) -> float | None:
+        """Fetch what fits; if nothing was there, wait until something comes or more slots are free."""
+        async with self._turn:
+            return await self._once()
+
+    async def _once(self) -> float | None:
+        if self._stopping:
+            return None
+        if self._faulted:
+            await self._adopt_orphans()
+            self._faulted = False
+        bases = [base for base, queue in self._state.queues.items() if self._state.slots.budget(queue) > 0]
+        if not bases:
+            await self._bell.wait(None)
+            return 0.0
+        try:
+            if not await self._fetch(bases):
+                self.idle = True
+                await self._block(frozenset(bases))
+        except BrokerError:
+            self._faulted = True
+            raise
+        return 0.0
+
+    def recheck(self) -> None:
+        """Look for entries that were delivered without our knowing: another duty lost a reply."""
+        self._faulted = True
+        self._unblock()
+
+    async def stop(self) -> None:
+        """Read nothing more; returns when what a read under way has brought is accepted."""
+        self._stopping = True
+        self._bell.ring()
+        await asyncio.gather(*[reader.unblock() for reader, _ in self._readers])
+        async with self._turn:
+            pass
+
+    async def aclose(self) -> None:
+        await asyncio.gather(*[reader.aclose() for reader, _ in self._readers])
+
+    async def _fetch(self, bases: Sequence[str]) -> int:
+        """Number of entries read. Each time another queue is first, since it takes the free slots."""
+        state, total, first = self._state, 0, random.randrange(len(bases))
+        for base in (*bases[first:], *bases[:first]):
+            queue = state.queues[base]
+            budget = state.slots.budget(queue)
+            if budget < 1 or self._stopping:
+                continue
+            quotas = self._weights[base].plan(budget)
+            call = consume.fetch(base, queue, state.consumer, budget, quotas, state.settings.result_ttl)
+            total += self._take(queue, await state.client.run(call))
+        return total
+
+    async def _block(self, bases: frozenset[str]) -> None:
+        self._waiting_for = bases
+        try:
+            if self._stopping:
+                return
+            groups = [(reader, [b for b in group if b in bases]) for reader, group in self._readers]
+            reads = [asyncio.ensure_future(self._read(reader, group)) for reader, group in groups if group]
+            # A read is never cancelled (see `Reader`): the first to end lets the others end, too.
+            await asyncio.wait(reads, return_when=asyncio.FIRST_COMPLETED)
+            if len(reads) > 1:
+                await asyncio.gather(*[reader.unblock() for reader, _ in self._readers])
+            await asyncio.wait(reads)
+            for read in reads:
+                read.result()
+        finally:
+            self._waiting_for = frozenset()
+
+    async def _read(self, reader: Reader, group: Sequence[str]) -> None:
+        state = self._state
+        arrivals = await reader.read([(base, priority) for base in group for priority in PRIORITIES])
+        entries: dict[str, list[tuple[str, str]]] = {}
+        for base, priority, entry in arrivals:
+            entries.setdefault(base, []).append((priority, entry))
+        for base, found in entries.items():
+            queue = state.queues[base]
+            call = consume.admit(base, queue, state.consumer, found, state.settings.result_ttl)
+            self._take(queue, await state.client.run(call))
+
+    def _take(self, queue: str, batch: Batch) -> int:
+        if batch.read:
+            self.idle = False
+            dropped = batch.read - len(batch.deliveries)
+            if dropped:
+                self._state.observers.emit(Dropped(queue=queue, count=dropped))
+            self._intake.accept_all(batch)
+        return batch.read
+
+    async def _adopt_orphans(self) -> None:
+        """A reply was lost, and what it brought is ours with nobody running it. No read is outstanding."""
+        state = self._state
+        async with state.taking_over:
+            running: dict[tuple[str, str], list[str]] = {}
+            for attempt in state.in_flight.all():
+                d = attempt.delivery
+                running.setdefault((d.base, d.priority), []).append(d.entry)
+            for base, queue in state.queues.items():
+                for priority in PRIORITIES:
+                    mine, room = running.get((base, priority), []), max(1, state.slots.budget(queue))
+                    call = consume.orphans(
+                        base, queue, state.consumer, priority, mine, room, state.settings.result_ttl
+                    )
+                    found = self._take(queue, await state.client.run(call))
+                    if found:
+                        log.warning("took up %d entries of %s that a lost reply had brought", found, queue)
+
+    def _on_freed(self) -> None:
+        self._bell.ring()
+        waiting_for = self._waiting_for
+        if waiting_for and len(waiting_for) < len(self._state.queues):
+            slots, queues = self._state.slots, self._state.queues
+            # A queue without a free slot is not waited for; it has one now.
+            if any(slots.budget(queue) > 0 for base, queue in queues.items() if base not in waiting_for):
+                self._unblock()
+
+    def _unblock(self) -> None:
+        self._bell.ring()
+        if self._waiting_for and (self._unblocking is None or self._unblocking.done()):
+            self._unblocking = asyncio.gather(*[reader.unblock() for reader, _ in self._readers])

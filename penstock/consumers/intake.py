@@ -1,0 +1,79 @@
+"""The first look at a delivery: can this worker run it? If so it goes to the runners, else it is settled."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import msgspec
+
+from penstock.consumers.attempt import Attempt
+from penstock.consumers.outcome import Failed, Outcome, Released, Unknown
+from penstock.consumers.settler import Settler
+from penstock.consumers.state import WorkerState
+from penstock.streams.consume import Batch, Delivery
+from penstock.streams.message import VERSION, Failure, Message, decode_message
+from penstock.tasks.task import AnyTask
+
+log = logging.getLogger("penstock.worker")
+
+
+class Intake:
+    """Accepts what fetch, blocking read, reclaim and orphan search deliver: all of it the same way."""
+
+    def __init__(self, state: WorkerState, settler: Settler) -> None:
+        self._state = state
+        self._settler = settler
+        #: Attempts that have their slot and wait for a runner, for less than a turn of the loop.
+        self.ready: asyncio.Queue[Attempt] = asyncio.Queue()
+
+    def accept_all(self, batch: Batch) -> None:
+        """Accept each delivery of a batch; one that fails does not keep the others."""
+        if batch.problem:
+            log.error("an entry cannot be started and stays pending: %s", batch.problem)
+        for delivery in batch.deliveries:
+            self.accept(delivery)
+
+    def accept(self, delivery: Delivery) -> None:
+        """From here on the entry is in flight: its lease is renewed until it is settled."""
+        if delivery in self._state.in_flight:
+            return
+        message = task = None
+        try:
+            message = decode_message(delivery.message) if delivery.key else None
+        except msgspec.DecodeError as error:
+            return self._end(Attempt(delivery), _undecodable(error))
+        if message is None:
+            return self._end(Attempt(delivery), _undecodable("no message of penstock's"))
+        task = self._state.tasks.get(message.name)
+        if task is None or message.version > VERSION:
+            return self._end(Attempt(delivery, message), _unknown(message))
+        return self._start(Attempt(delivery, message, task, task.kind), task)
+
+    def _start(self, attempt: Attempt, task: AnyTask) -> None:
+        most = task.config.max_deliveries or self._state.settings.max_deliveries
+        deliveries = attempt.delivery.deliveries
+        if deliveries > most:
+            why = f"{deliveries - 1} deliveries ended in a crash or a lost lease of their worker"
+            failure = Failure("WorkerCrashed", why, reason="max_deliveries")
+            return self._end(attempt, Failed(failure))
+        if not self._state.slots.take(attempt.kind):
+            # Over-read: a blocking read brings one of each stream. Others may have room at once.
+            return self._end(attempt, Released())
+        self._state.in_flight.add(attempt)
+        return self.ready.put_nowait(attempt)
+
+    def _end(self, attempt: Attempt, outcome: Outcome) -> None:
+        attempt.kind = ""
+        self._state.in_flight.add(attempt)
+        self._settler.add(attempt, outcome)
+
+
+def _unknown(message: Message) -> Unknown:
+    if message.version > VERSION:
+        return Unknown(f"message version {message.version}, and this worker knows {VERSION}")
+    return Unknown(f"no task of the name {message.name!r} is registered here")
+
+
+def _undecodable(error: object) -> Failed:
+    return Failed(Failure("DecodeError", str(error), reason="undecodable"))

@@ -1,0 +1,52 @@
+"""Moves parked tasks into their streams when they are due."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from penstock.consumers.duty import Bell, jittered
+from penstock.consumers.state import WorkerState
+from penstock.events import Promoted
+from penstock.streams import consume
+
+log = logging.getLogger("penstock.worker")
+
+#: Tasks moved by one script call.
+BATCH = 200
+#: Seconds after which a queue is looked at, even if nothing was heard of an earlier task.
+BACKSTOP = 10.0
+
+
+class Promoter:
+    """Sleeps until the next task is due. By a timer of its own: BLOCK timeouts fire up to 100 ms late."""
+
+    def __init__(self, state: WorkerState) -> None:
+        self._state = state
+        self.bell = Bell()
+        #: base -> monotonic time of the next look.
+        self._look_at = dict.fromkeys(state.queues, 0.0)
+
+    def look(self, base: str) -> None:
+        """An earlier task was parked in this queue (or may have been)."""
+        self._look_at[base] = 0.0
+        self.bell.ring()
+
+    async def once(self) -> float | None:
+        """Look at each queue whose time has come; seconds until the next one."""
+        now = time.monotonic()
+        for base in [base for base, at in self._look_at.items() if at <= now]:
+            self._look_at[base] = time.monotonic() + await self._promote(base)
+        return max(0.0, min(self._look_at.values()) - time.monotonic())
+
+    async def _promote(self, base: str) -> float:
+        # One cheap command for the usual case, that nothing is parked.
+        if await self._state.client.run(consume.next_due(base)) is None:
+            return jittered(BACKSTOP)
+        answer = await self._state.client.run(consume.promote(base, BATCH))
+        if answer.problem:
+            log.error("a task of %s that is due stays parked: %s", self._state.queues[base], answer.problem)
+            return 1.0
+        if answer.moved:
+            self._state.observers.emit(Promoted(queue=self._state.queues[base], count=answer.moved))
+        return jittered(BACKSTOP) if answer.next is None else min(BACKSTOP, answer.next + 0.001)

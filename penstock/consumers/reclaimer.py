@@ -1,0 +1,85 @@
+"""Takes over the work of workers that stopped renewing: XAUTOCLAIM of idle entries, swept in turn."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from penstock.consumers.duty import Bell, jittered
+from penstock.consumers.fetcher import Fetcher
+from penstock.consumers.intake import Intake
+from penstock.consumers.state import WorkerState
+from penstock.errors import BrokerError
+from penstock.events import Reclaimed
+from penstock.settings import PRIORITIES
+from penstock.streams import consume
+
+log = logging.getLogger("penstock.worker")
+
+
+class Reclaimer:
+    """No lock and no leader: any worker may sweep, since claiming an entry is atomic."""
+
+    def __init__(self, state: WorkerState, intake: Intake, fetcher: Fetcher) -> None:
+        self._state = state
+        self._intake = intake
+        self._fetcher = fetcher
+        #: (base, priority) -> where the sweep goes on. From 0-0 each time it would never get past
+        #: the live entries at the front: XAUTOCLAIM looks at no more than 10 x COUNT.
+        self._cursors: dict[tuple[str, str], str] = {}
+        self._stopping = False
+        self.bell = Bell()
+
+    async def once(self) -> float | None:
+        """Sweep all queues that hold anything; seconds until the next sweep."""
+        state, lease = self._state, self._state.settings.lease
+        since = time.monotonic() - state.link.restored_at
+        if not state.link.is_up or since < lease:
+            # A server that stood still makes every lease look old. First the living renew and settle.
+            return lease - since if state.link.is_up else lease
+        bases = list(state.queues)
+        groups = [[base] for base in bases] if state.connector.is_cluster else [bases]
+        busy: set[str] = set()
+        for group in groups:
+            busy |= await state.client.run(consume.occupied(group))
+        for base in busy:
+            for priority in PRIORITIES:
+                await self._sweep(base, priority)
+        # Nothing is there: the earliest that anything can run out is one lease from now.
+        return jittered(lease) if not busy else jittered(min(1.5, lease / 3))
+
+    async def stop(self) -> None:
+        """Take over nothing more; returns when a step under way has been answered."""
+        self._stopping = True
+        async with self._state.taking_over:
+            pass
+
+    async def _sweep(self, base: str, priority: str) -> None:
+        """One pass over a stream, from where the last one stopped for want of slots."""
+        queue = self._state.queues[base]
+        while not self._stopping:
+            budget = self._state.slots.budget(queue)
+            if budget < 1:
+                return
+            cursor = await self._step(base, queue, priority, budget)
+            self._cursors[base, priority] = cursor
+            if cursor == "0-0":
+                return
+
+    async def _step(self, base: str, queue: str, priority: str, budget: int) -> str:
+        state = self._state
+        suspects = 0 if state.in_flight.has_suspect() else 1
+        cursor = self._cursors.get((base, priority), "0-0")
+        sweep = consume.Sweep(priority, state.settings.lease, cursor, budget, suspects)
+        call = consume.reclaim(base, queue, state.consumer, sweep, state.settings.result_ttl)
+        async with state.taking_over:
+            try:
+                answer = await state.client.run(call)
+            except BrokerError:
+                self._fetcher.recheck()  # what the lost reply brought is ours now
+                raise
+            self._intake.accept_all(answer.batch)
+        if answer.batch.read:
+            log.warning("took over %d entries of %s from workers that stopped renewing", answer.batch.read, queue)
+            state.observers.emit(Reclaimed(queue=queue, count=answer.batch.read))
+        return answer.cursor

@@ -1,0 +1,207 @@
+"""One delivery from its start to its outcome: decode, run, decide, hand to the settler; then tell."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import time
+from collections.abc import Callable
+
+from penstock.consumers.attempt import Attempt, Stop
+from penstock.consumers.intake import Intake
+from penstock.consumers.invoke import Interrupted, Invoker, Limits
+from penstock.consumers.outcome import (
+    Cancelled,
+    Failed,
+    Outcome,
+    Released,
+    Retrying,
+    Succeeded,
+    Unknown,
+    decide,
+)
+from penstock.consumers.processes import Job
+from penstock.consumers.settler import Settler
+from penstock.consumers.state import WorkerState
+from penstock.consumers.threads import ThreadStuck
+from penstock.errors import HardTimeout, InvalidArguments
+from penstock.events import Started
+from penstock.events import ThreadStuck as ThreadStuckEvent
+from penstock.tasks.context import Context, set_current
+
+log = logging.getLogger("penstock.task")
+
+
+class Runner:
+    """What each of a worker's runner coroutines does; they all share this object.
+
+    The coroutines live as long as the worker: one started for each task would cost more than a
+    small task itself.
+    """
+
+    def __init__(
+        self,
+        state: WorkerState,
+        intake: Intake,
+        settler: Settler,
+        invoker: Invoker,
+        on_stuck: Callable[[str], object],
+    ) -> None:
+        self._state = state
+        self._ready = intake.ready
+        self._settler = settler
+        self._invoker = invoker
+        #: Told why this process should be replaced.
+        self._on_stuck = on_stuck
+
+    async def run(self) -> None:
+        """Run attempts one after another, for ever."""
+        while True:
+            await self.once(await self._ready.get())
+
+    async def once(self, attempt: Attempt) -> None:
+        """Run one attempt and hand its outcome over."""
+        outcome: Outcome | None = Released()
+        try:
+            outcome = await self._outcome(attempt)
+        finally:
+            # Also when the worker itself is being torn down: then the task goes back.
+            attempt.ended = time.monotonic()
+            attempt.coro = None
+            self._state.done += 1
+            if outcome is None:
+                self._state.in_flight.forget(attempt)
+            else:
+                self._settler.add(attempt, outcome)
+            self._state.slots.give(attempt.kind)
+
+    async def _outcome(self, attempt: Attempt) -> Outcome | None:
+        """How it ended; None: the lease was lost, so it is no longer ours to end."""
+        context = self._context(attempt)
+        try:
+            outcome = await self._run(attempt, context)
+        except Interrupted:
+            return _stopped(attempt)
+        except ThreadStuck as stuck:
+            self._report_stuck(attempt, stuck)
+            if attempt.stop is not None:
+                return _stopped(attempt)
+            outcome = decide(HardTimeout(str(stuck)), attempt.policy(), context.attempt)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # The user's code awaited something that was cancelled: its own failure, not the worker's.
+            outcome = decide(error, attempt.policy(), context.attempt)
+        except BaseException as error:
+            outcome = decide(error, attempt.policy(), context.attempt)
+        if not isinstance(outcome, Succeeded):
+            _log(context, outcome)
+        return outcome
+
+    async def _run(self, attempt: Attempt, context: Context) -> Outcome:
+        task, message = attempt.task, attempt.message
+        assert task is not None and message is not None
+        limits = Limits(attempt)
+        attempt.started = time.monotonic()
+        if limits.timeout is not None:
+            attempt.deadline = attempt.started + limits.timeout
+        if self._state.observers:
+            self._tell_started(attempt, context)
+        if attempt.kind == "process":
+            return await self._invoker.in_process(attempt, self._job(attempt, context, limits), limits)
+        try:
+            args, kwargs = task.codec.decode_args(message.args)
+        except InvalidArguments as error:
+            return Unknown(str(error))
+        if task.config.bind:
+            args = (context, *args)
+        invoke = self._invoker.on_loop if attempt.kind == "async" else self._invoker.in_thread
+        value = await invoke(attempt, context, args, kwargs, limits)
+        return Succeeded(task.codec.encode_result(value) if self._keeps_result(attempt) else None)
+
+    def _keeps_result(self, attempt: Attempt) -> bool:
+        return attempt.result_ttl(self._state.settings.result_ttl) > 0
+
+    def _context(self, attempt: Attempt) -> Context:
+        d = attempt.delivery
+        message = attempt.message
+        return Context(
+            id=d.id,
+            name=attempt.name,
+            queue=d.queue,
+            priority=d.priority,
+            attempt=d.retries + 1,
+            deliveries=d.deliveries,
+            meta=(message.meta if message is not None else None) or {},
+            worker=self._state.consumer,
+        )
+
+    def _job(self, attempt: Attempt, context: Context, limits: Limits) -> Job:
+        task, message = attempt.task, attempt.message
+        assert task is not None and message is not None
+        return Job(
+            module=task.module,
+            qualname=task.qualname,
+            name=task.name,
+            args=bytes(message.args),
+            id=context.id,
+            queue=context.queue,
+            priority=context.priority,
+            attempt=context.attempt,
+            deliveries=context.deliveries,
+            meta=context.meta,
+            worker=context.worker,
+            soft=limits.soft,
+            retry=message.retry,
+            keep_result=self._keeps_result(attempt),
+        )
+
+    def _tell_started(self, attempt: Attempt, context: Context) -> None:
+        d = attempt.delivery
+        self._state.observers.emit(
+            Started(
+                id=d.id,
+                name=context.name,
+                queue=d.queue,
+                priority=d.priority,
+                attempt=context.attempt,
+                waited=max(0, d.now - d.ready_at) / 1000,
+            )
+        )
+
+    def _report_stuck(self, attempt: Attempt, stuck: ThreadStuck) -> None:
+        d = attempt.delivery
+        log.error("%s: its thread does not stop: %s; the worker will be replaced", d.id, stuck)
+        self._state.observers.emit(
+            ThreadStuckEvent(id=d.id, name=attempt.name, queue=d.queue, priority=d.priority, overdue=stuck.overdue)
+        )
+        self._on_stuck(f"a thread of {attempt.name} does not stop")
+
+
+def _stopped(attempt: Attempt) -> Outcome | None:
+    match attempt.stop:
+        case Stop.CANCELLED:
+            return Cancelled()
+        case Stop.LOST:
+            return None
+        case _:
+            return Released()
+
+
+def _log(context: Context, outcome: Outcome) -> None:
+    """One line in the task's own context, so that it carries id, name, attempt and worker."""
+    variables = contextvars.copy_context()
+    variables.run(set_current, context)
+    match outcome:
+        case Retrying(delay, failure):
+            text = "attempt failed, again in %.2f s: %s: %s"
+            variables.run(log.warning, text, delay, failure.type, failure.message)
+        case Failed(failure):
+            text = "failed (%s): %s: %s\n%s"
+            variables.run(log.error, text, failure.reason, failure.type, failure.message, failure.traceback.rstrip())
+        case Unknown(error):
+            variables.run(log.warning, "handed back: %s", error)
+        case _:
+            variables.run(log.debug, "%s", outcome)

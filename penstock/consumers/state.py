@@ -1,0 +1,49 @@
+"""What the duties of one worker share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from penstock.consumers.attempt import InFlight
+from penstock.consumers.duty import Link
+from penstock.consumers.slots import Slots
+from penstock.events import Observers
+from penstock.settings import Settings
+from penstock.streams import keys
+from penstock.streams.client import AsyncClient
+from penstock.streams.connection import Connector
+from penstock.tasks.task import AnyTask
+
+
+class WorkerState:
+    """The connections, the queues and the books of one worker. Made inside its event loop."""
+
+    def __init__(
+        self,
+        connector: Connector,
+        settings: Settings,
+        consumer: str,
+        tasks: Mapping[str, AnyTask],
+        queues: tuple[str, ...],
+        slots: Slots,
+        observers: Observers,
+    ) -> None:
+        self.connector = connector
+        self.client = AsyncClient(connector)
+        self.settings = settings
+        #: This process's name in the group; never used again.
+        self.consumer = consumer
+        #: By name: what this worker can run.
+        self.tasks = tasks
+        #: base -> queue
+        self.queues = {keys.base(settings.namespace, queue): queue for queue in queues}
+        self.slots = slots
+        self.in_flight = InFlight()
+        self.observers = observers
+        self.link = Link(observers)
+        #: Held while entries change hands other than by a fetch, so that a reclaim and a search for
+        #: orphans cannot both deliver the same entry.
+        self.taking_over = asyncio.Lock()
+        #: Attempts that have ended since the start.
+        self.done = 0

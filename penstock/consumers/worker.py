@@ -1,0 +1,243 @@
+"""The life of one worker process: start its duties, run until told to stop, hand back what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Literal
+
+import anyio
+import msgspec
+
+from penstock.consumers.attempt import Stop
+from penstock.consumers.control import Control
+from penstock.consumers.duty import every
+from penstock.consumers.fetcher import Fetcher
+from penstock.consumers.heartbeat import Heartbeat
+from penstock.consumers.intake import Intake
+from penstock.consumers.invoke import Invoker
+from penstock.consumers.leases import Leases
+from penstock.consumers.lifeline import Lifeline
+from penstock.consumers.processes import ProcessPool
+from penstock.consumers.promoter import Promoter
+from penstock.consumers.reclaimer import Reclaimer
+from penstock.consumers.runner import Runner
+from penstock.consumers.settler import Settler
+from penstock.consumers.slots import Slots
+from penstock.consumers.state import WorkerState
+from penstock.consumers.telling import Teller
+from penstock.consumers.threads import ThreadPool
+from penstock.consumers.watch import Watch
+from penstock.errors import BrokerError, BrokerUnavailable
+from penstock.events import Observers, WorkerStarted, WorkerStopped
+from penstock.settings import Settings
+from penstock.streams.client import pauses
+from penstock.streams.connection import Connector
+from penstock.tasks.task import AnyTask
+
+log = logging.getLogger("penstock.worker")
+
+#: Seconds that stopped code has to unwind before its task goes back regardless.
+UNWIND = 3.0
+#: Seconds that the last results may take to be stored when the server is away at the end.
+LAST_SETTLE = 10.0
+
+
+class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What one worker does, beside the settings."""
+
+    #: Queues to serve; empty: those of the registered tasks.
+    queues: tuple[str, ...] = ()
+    #: End by itself: "ready": when nothing is ready; "all": when nothing is parked or pending either.
+    burst: Literal["", "ready", "all"] = ""
+    #: Attempts after which to be replaced; 0: never.
+    max_tasks: int = 0
+    #: Bytes of memory after which to be replaced; 0: never.
+    max_rss: int = 0
+
+
+class Worker:
+    """One worker. `run` returns when it has stopped; `stop` may be called from its event loop at any time."""
+
+    def __init__(
+        self,
+        connector: Connector,
+        settings: Settings,
+        tasks: Mapping[str, AnyTask],
+        options: WorkerOptions,
+        observers: Observers,
+        lifeline: Lifeline | None = None,
+        initializer: tuple[str, str] | None = None,
+    ) -> None:
+        self.name = consumer_name()
+        self._connector = connector
+        self._settings = settings
+        self._tasks = dict(tasks)
+        self._options = options
+        self._observers = observers
+        self._lifeline = lifeline or Lifeline(None)
+        self._initializer = initializer
+        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._grace: float | None = settings.grace
+        #: Set when it fetches.
+        self.ready = asyncio.Event()
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        """The queues that it serves."""
+        return self._options.queues or tuple(sorted({task.config.queue for task in self._tasks.values()})) or ("default",)
+
+    def stop(self) -> None:
+        """Stop fetching, let running tasks finish within the grace period, hand the rest back. Twice: now."""
+        if self._stopping.is_set():
+            self._hurry.set()
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Work until stopped, or until a burst has ended."""
+        for task in self._tasks.values():
+            task.codec.check()
+        sizes = slot_sizes(self._settings)
+        slots = Slots(sizes, self._queue_kinds(), unsettled=max(1000, 4 * sum(sizes.values())))
+        state = WorkerState(
+            self._connector, self._settings, self.name, self._tasks, self.queues, slots, self._observers
+        )
+        threads, processes = ThreadPool(sizes["thread"]), ProcessPool(sizes["process"], initializer=self._initializer)
+        try:
+            await self._work(state, sum(sizes.values()), Invoker(threads, processes))
+        finally:
+            threads.close()
+            await processes.close()
+            await state.client.aclose()
+        self._observers.emit(WorkerStopped(worker=self.name))
+        log.info("stopped")
+
+    async def _work(self, state: WorkerState, runners: int, invoker: Invoker) -> None:
+        settler = Settler(state, Teller(self._observers).settled)
+        intake = Intake(state, settler)
+        fetcher = Fetcher(state, intake)
+        runner = Runner(state, intake, settler, invoker, self._be_replaced)
+        promoter = Promoter(state)
+        reclaimer = Reclaimer(state, intake, fetcher)
+        heartbeat = Heartbeat(state)
+        leases = Leases(state, self._lifeline.beat)
+        watch = Watch(state, self._options, fetcher, settler, self.stop, self._be_replaced)
+        link = state.link
+
+        async with anyio.create_task_group() as duties:
+            await self._connect(state)
+            for _ in range(runners):
+                duties.start_soon(runner.run)
+            duties.start_soon(every, settler.once, link, settler.bell)
+            duties.start_soon(every, heartbeat.once, link)
+            duties.start_soon(every, Control(state, promoter).once, link)
+            duties.start_soon(every, promoter.once, link, promoter.bell)
+            duties.start_soon(every, reclaimer.once, link, reclaimer.bell)
+            duties.start_soon(every, fetcher.once, link)
+            duties.start_soon(every, watch.once, link)
+            leases.start()
+            self._tell_ready(state)
+
+            await self._stopping.wait()
+            log.info("stopping: %d tasks in flight", len(state.in_flight))
+            await fetcher.stop()
+            await reclaimer.stop()
+            await self._finish(state, settler)
+            duties.cancel_scope.cancel()
+
+        await asyncio.to_thread(leases.stop)
+        with suppress(BrokerError):
+            await heartbeat.end()
+        await fetcher.aclose()
+
+    async def _connect(self, state: WorkerState) -> None:
+        """Wait for a server that is not there yet; raise for one that is too old or refuses us."""
+        for pause in pauses():
+            try:
+                await state.client.check_server()
+            except BrokerUnavailable as error:
+                if self._connector.address.is_default or self._stopping.is_set():
+                    raise
+                state.link.down(error)
+                await asyncio.sleep(pause)
+            else:
+                return state.link.up()
+
+    async def _finish(self, state: WorkerState, settler: Settler) -> None:
+        """Let what runs finish, for the grace period; stop and hand back the rest; settle everything."""
+        await self._until(lambda: not running(state), self._grace, or_hurry=True)
+        left = running(state)
+        if left:
+            log.warning("handing back %d tasks that have not finished", len(left))
+            for attempt in left:
+                attempt.request_stop(Stop.RELEASED)
+            await self._until(lambda: not running(state), UNWIND)
+        await self._until(lambda: not len(settler), LAST_SETTLE)
+        if len(settler):
+            log.error("the server does not answer: %d outcomes are lost, their tasks will run again", len(settler))
+
+    async def _until(self, done: Callable[[], bool], seconds: float | None, or_hurry: bool = False) -> None:
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while not done() and not (or_hurry and self._hurry.is_set()):
+            if deadline is not None and time.monotonic() >= deadline:
+                return
+            await asyncio.sleep(0.01)
+
+    def _queue_kinds(self) -> dict[str, frozenset[str]]:
+        kinds: dict[str, set[str]] = {queue: set() for queue in self.queues}
+        for task in self._tasks.values():
+            kinds.setdefault(task.config.queue, set()).add(task.kind)
+        return {queue: frozenset(found) for queue, found in kinds.items()}
+
+    def _be_replaced(self, reason: str) -> None:
+        """Have the supervisor start another process, and end this one without a limit of time."""
+        if self._lifeline.is_supervised and not self._stopping.is_set():
+            log.info("to be replaced: %s", reason)
+            self._lifeline.replace(reason)
+            self._grace = None
+            self.stop()
+
+    def _tell_ready(self, state: WorkerState) -> None:
+        queues = tuple(state.queues.values())
+        log.info("%s serves %s at %s", self.name, ", ".join(queues), self._connector.display)
+        self._observers.emit(WorkerStarted(worker=self.name, queues=queues))
+        self._lifeline.ready()
+        self.ready.set()
+
+
+def running(state: WorkerState) -> list:  # type: ignore[type-arg]
+    """Attempts whose code has not ended."""
+    return [attempt for attempt in state.in_flight.all() if not attempt.ended and attempt.kind]
+
+
+def consumer_name() -> str:
+    """Unique per process start, and at most 64 bytes: nobody else may ever read what it owns."""
+    return f"{socket.gethostname()[:32]}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def slot_sizes(settings: Settings) -> dict[str, int]:
+    """Slots of each kind."""
+    cores = available_cores()
+    return {
+        "async": settings.concurrency,
+        "thread": settings.threads or min(32, cores + 4),
+        "process": settings.processes or cores,
+    }
+
+
+def available_cores() -> int:
+    """Cores that this process may use: its affinity, and the cgroup's quota (v2 ``cpu.max``)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        return max(1, min(cores, -(-int(quota) // int(period))))
+    except (OSError, ValueError):  # no cgroup v2, or "max"
+        return cores

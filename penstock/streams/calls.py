@@ -1,0 +1,55 @@
+"""A verb as a value: which script (or command), on which keys, and how its reply is read.
+
+Building a call and reading its reply do no I/O, so the sync and the async client share every verb.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+from penstock.streams.scripts import Script
+
+T_co = TypeVar("T_co", covariant=True)
+Arg = str | bytes | int | float
+
+
+class Call(Generic[T_co]):
+    """One script call, or with `script` None one plain command; `read` turns the reply into a T_co."""
+
+    __slots__ = ("args", "keys", "read", "script")
+
+    def __init__(
+        self, script: Script | None, keys: Sequence[str], args: Sequence[Arg], read: Callable[[Any], T_co]
+    ) -> None:
+        self.script = script
+        self.keys = keys
+        self.args = args
+        self.read = read
+
+    def by_sha(self) -> tuple[Arg, ...]:
+        """The command to send first."""
+        if self.script is None:
+            return tuple(self.args)
+        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
+
+    def by_text(self) -> tuple[Arg, ...]:
+        """The command to send after NOSCRIPT: it also loads the script."""
+        if self.script is None:
+            return tuple(self.args)
+        return ("EVAL", self.script.text, len(self.keys), *self.keys, *self.args)
+
+
+def command(*args: Arg, read: Callable[[Any], T_co]) -> Call[T_co]:
+    """A plain command; its key must be the second word."""
+    return Call(None, (), args, read)
+
+
+def failed(reply: object) -> str | None:
+    """The error of one item of a batch, or None (see `guarded` in the scripts' prelude)."""
+    return reply[1:].decode(errors="replace") if isinstance(reply, bytes) and reply[:1] == b"!" else None
+
+
+def ms(seconds: float) -> int:
+    """Seconds as whole milliseconds."""
+    return round(seconds * 1000)

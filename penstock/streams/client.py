@@ -1,0 +1,147 @@
+"""Runs calls on a server: EVALSHA, and EVAL after NOSCRIPT; resends what was lost on the way.
+
+redis-py's own retries are off, since it would also repeat what must not be repeated. Every call of
+ours may be repeated: an enqueue finds its id, a settle its own traces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+from redis.exceptions import NoScriptError, RedisError
+
+from penstock.errors import BrokerError
+from penstock.streams.calls import Call
+from penstock.streams.connection import Connector, acheck_server, is_transient, translate
+
+T = TypeVar("T")
+#: What a broken connection may raise: redis-py's errors, and the operating system's.
+FAULTS = (RedisError, OSError)
+
+
+def pauses(first: float = 0.02, most: float = 1.0) -> Iterator[float]:
+    """Seconds to wait between tries: doubling, jittered so that clients do not come back in step."""
+    pause = first
+    while True:
+        yield random.uniform(pause / 2, pause)
+        pause = min(most, pause * 2)
+
+
+class _Client:
+    _connector: Connector
+
+    def _error(self, fault: BaseException) -> BrokerError:
+        return translate(fault, self._connector.display, self._connector.source)
+
+
+class SyncClient(_Client):
+    """Safe to share between threads, and with a forked child."""
+
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
+        self._redis = connector.sync_client()
+
+    def run(self, call: Call[T], retry_for: float = 0.0) -> T:
+        """The call's reply; goes on trying for `retry_for` seconds while the server is away.
+
+        Raises a `BrokerError` that says what is wrong.
+        """
+        try:
+            return call.read(self._send(call))
+        except FAULTS as fault:
+            return self._again(call, fault, retry_for)
+
+    def _send(self, call: Call[T]) -> Any:
+        try:
+            return self._redis.execute_command(*call.by_sha())
+        except NoScriptError:
+            # After SCRIPT FLUSH, a restart or a failover: scripts are not kept or replicated.
+            return self._redis.execute_command(*call.by_text())
+
+    def _again(self, call: Call[T], fault: Exception, retry_for: float) -> T:
+        deadline = time.monotonic() + retry_for
+        for pause in pauses():
+            if not is_transient(fault) or time.monotonic() + pause > deadline:
+                raise self._error(fault) from fault
+            time.sleep(pause)
+            try:
+                return call.read(self._send(call))
+            except FAULTS as next_fault:
+                fault = next_fault
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        self._redis.close()
+
+
+class AsyncClient(_Client):
+    """Belongs to the event loop in which it was made."""
+
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
+        self._redis = connector.async_client()
+
+    async def run(self, call: Call[T], retry_for: float = 0.0) -> T:
+        """As `SyncClient.run`."""
+        try:
+            return call.read(await self._send(call))
+        except FAULTS as fault:
+            return await self._again(call, fault, retry_for)
+
+    async def run_all(self, calls: Sequence[Call[T]]) -> list[T | BrokerError]:
+        """Several calls in one round trip (on Cluster: at the same time); each has its reply or its error."""
+        if len(calls) == 1 or self._connector.is_cluster:
+            return await asyncio.gather(*[self._or_error(call) for call in calls])
+        try:
+            pipe: Any = self._redis.pipeline(transaction=False)  # type: ignore[attr-defined]
+            for call in calls:
+                pipe.execute_command(*call.by_sha())
+            replies = await pipe.execute(raise_on_error=False)
+        except FAULTS as fault:
+            return [self._error(fault)] * len(calls)
+        return [await self._reply(call, reply) for call, reply in zip(calls, replies, strict=True)]
+
+    async def check_server(self) -> None:
+        """Raise `ServerTooOld` for a server before Redis 6.2, and `BrokerError` if it cannot be used."""
+        try:
+            await acheck_server(self._redis)
+        except FAULTS as fault:
+            raise self._error(fault) from fault
+
+    async def _reply(self, call: Call[T], reply: Any) -> T | BrokerError:
+        if isinstance(reply, NoScriptError):
+            return await self._or_error(call)
+        if isinstance(reply, Exception):
+            return self._error(reply)
+        return call.read(reply)
+
+    async def _or_error(self, call: Call[T]) -> T | BrokerError:
+        try:
+            return await self.run(call)
+        except BrokerError as error:
+            return error
+
+    async def _send(self, call: Call[T]) -> Any:
+        try:
+            return await self._redis.execute_command(*call.by_sha())
+        except NoScriptError:
+            return await self._redis.execute_command(*call.by_text())
+
+    async def _again(self, call: Call[T], fault: Exception, retry_for: float) -> T:
+        deadline = time.monotonic() + retry_for
+        for pause in pauses():
+            if not is_transient(fault) or time.monotonic() + pause > deadline:
+                raise self._error(fault) from fault
+            await asyncio.sleep(pause)
+            try:
+                return call.read(await self._send(call))
+            except FAULTS as next_fault:
+                fault = next_fault
+        raise AssertionError("unreachable")
+
+    async def aclose(self) -> None:
+        await self._redis.aclose()

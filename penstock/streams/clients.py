@@ -1,0 +1,95 @@
+"""The clients of one process: a sync one for all threads, an async one for each event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Generic, TypeVar
+
+from redis.exceptions import ResponseError
+
+from penstock.errors import BrokerError
+from penstock.streams.client import AsyncClient, SyncClient
+from penstock.streams.connection import Connector, translate
+
+T = TypeVar("T")
+
+
+class Clients:
+    """Made when first needed, closed with their loop or by `close`."""
+
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
+        self._sync: SyncClient | None = None
+        self._async = PerLoop(lambda: AsyncClient(connector), AsyncClient.aclose)
+
+    @property
+    def sync(self) -> SyncClient:
+        """For any thread; also after a fork."""
+        if self._sync is None:
+            self._sync = SyncClient(self._connector)
+        return self._sync
+
+    @property
+    def of_loop(self) -> AsyncClient:
+        """For the running event loop."""
+        return self._async.get()
+
+    def item_error(self, text: str) -> BrokerError:
+        """The error for one item of a batch, from the server's text."""
+        return translate(ResponseError(text), self._connector.display, self._connector.source)
+
+    def close(self) -> None:
+        """Close the sync client; the next use makes a new one."""
+        sync, self._sync = self._sync, None
+        if sync is not None:
+            sync.close()
+
+    async def aclose(self) -> None:
+        """Close the running loop's client, and the sync one."""
+        self.close()
+        await self._async.aclose()
+
+
+class PerLoop(Generic[T]):
+    """One T for each event loop, closed when its loop shuts down.
+
+    An async generator that is left suspended is closed by ``loop.shutdown_asyncgens()``, which
+    `asyncio.run`, anyio and uvloop call at the end: so connections end with the loop they belong to,
+    in programs that never heard of `aclose`, and two `asyncio.run` in a row each have their own.
+    """
+
+    def __init__(self, make: Callable[[], T], close: Callable[[T], Awaitable[object]]) -> None:
+        self._make = make
+        self._close = close
+        self._of: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[T, AsyncGenerator[None, None]]]
+        self._of = weakref.WeakKeyDictionary()
+
+    def get(self) -> T:
+        loop = asyncio.get_running_loop()
+        held = self._of.get(loop)
+        return held[0] if held is not None else self._new(loop)
+
+    def _new(self, loop: asyncio.AbstractEventLoop) -> T:
+        value = self._make()
+        lifetime = self._lifetime(value)
+        # Its first step registers it with the loop; it does not await anything, so it ends at once.
+        try:
+            lifetime.__anext__().send(None)  # type: ignore[attr-defined]
+        except StopIteration:
+            pass
+        self._of[loop] = value, lifetime
+        return value
+
+    async def _lifetime(self, value: T) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self._of.pop(asyncio.get_running_loop(), None)
+            await self._close(value)
+
+    async def aclose(self) -> None:
+        held = self._of.get(asyncio.get_running_loop())
+        if held is not None:
+            await held[1].aclose()

@@ -1,0 +1,195 @@
+"""The verbs of a worker up to the start of an attempt: fetch, admit, orphans, renew, reclaim, promote."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from penstock.settings import PRIORITIES
+from penstock.streams import keys
+from penstock.streams.calls import Arg, Call, command, ms
+from penstock.streams.scripts import load
+
+_FETCH, _ADMIT, _ORPHANS, _RENEW = load("fetch"), load("admit"), load("orphans"), load("renew")
+_RECLAIM, _PROMOTE, _RETIRE, _HEARTBEAT = load("reclaim"), load("promote"), load("retire"), load("heartbeat")
+
+#: Entries per XCLAIM: one call must not hold the server for long, and Lua's unpack has a limit.
+RENEW_BATCH = 500
+
+
+class Delivery:
+    """An entry that was handed to this consumer and may start; all that consumers see of a stream."""
+
+    __slots__ = ("base", "deliveries", "entry", "key", "message", "now", "priority", "queue", "raw_key", "retries")
+
+    def __init__(self, base: str, queue: str, now: int, fields: Sequence[bytes | int]) -> None:
+        priority, entry, key, message, retries, deliveries = fields
+        self.base = base
+        self.queue = queue
+        #: Server time of the start, ms.
+        self.now = now
+        self.priority: str = priority.decode()  # type: ignore[union-attr]
+        self.entry: str = entry.decode()  # type: ignore[union-attr]
+        #: ``""``: the entry is no message of ours; `message` then holds its raw fields.
+        self.key: str = key.decode(errors="replace")  # type: ignore[union-attr]
+        #: As it is in the stream: somebody else may have written what is no UTF-8.
+        self.raw_key: bytes = key  # type: ignore[assignment]
+        self.message: bytes = message  # type: ignore[assignment]
+        self.retries: int = retries  # type: ignore[assignment]
+        self.deliveries: int = deliveries  # type: ignore[assignment]
+
+    @property
+    def id(self) -> str:
+        """The task's public id."""
+        return f"{self.queue}:{self.key}"
+
+    @property
+    def ready_at(self) -> int:
+        """When the entry was added, ms: the time part of its id."""
+        return int(self.entry.partition("-")[0])
+
+    def __repr__(self) -> str:
+        return f"Delivery({self.id} {self.priority} {self.entry})"
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Deliveries of one queue; `read` also counts those that ended before a start."""
+
+    read: int
+    deliveries: list[Delivery]
+    #: An entry that could not be admitted, and why; "" if there is none.
+    problem: str
+
+
+class Reclaimed(msgspec.Struct, frozen=True):
+    """One step of a sweep; `cursor` is ``"0-0"`` at its end, `held` counts suspects left for later."""
+
+    batch: Batch
+    cursor: str
+    held: int
+
+
+def fetch(
+    base: str, queue: str, consumer: str, budget: int, quotas: Iterable[tuple[str, int]], ttl: float
+) -> Call[Batch]:
+    """Read and start up to `budget` entries; `quotas` is (priority, share) in the order of preference."""
+    args: list[Arg] = [consumer, budget, ms(ttl)]
+    for priority, quota in quotas:
+        args += (priority, quota)
+    return Call(_FETCH, (base,), args, lambda r: _batch(base, queue, r))
+
+
+def admit(base: str, queue: str, consumer: str, entries: Iterable[tuple[str, str]], ttl: float) -> Call[Batch]:
+    """Start entries (priority, entry) that a blocking read brought."""
+    args: list[Arg] = [consumer, ms(ttl)]
+    for priority, entry in entries:
+        args += (priority, entry)
+    return Call(_ADMIT, (base,), args, lambda r: _batch(base, queue, r))
+
+
+def orphans(
+    base: str, queue: str, consumer: str, priority: str, running: Sequence[str], limit: int, ttl: float
+) -> Call[Batch]:
+    """Up to `limit` entries that `consumer` owns and that are not `running` in it."""
+    args: list[Arg] = [consumer, ms(ttl), priority, limit, *running]
+    return Call(_ORPHANS, (base,), args, lambda r: _batch(base, queue, r))
+
+
+class Sweep(msgspec.Struct, frozen=True):
+    """One step of a sweep of one stream: entries idle for longer than `lease` (s), at most `limit` of them,
+    of which `suspects` may have crashed two workers or more."""
+
+    priority: str
+    lease: float
+    cursor: str
+    limit: int
+    suspects: int
+
+
+def reclaim(base: str, queue: str, consumer: str, sweep: Sweep, ttl: float) -> Call[Reclaimed]:
+    """Take over entries whose lease has run out."""
+
+    def read(r: list[object]) -> Reclaimed:
+        return Reclaimed(_batch(base, queue, r), r[4].decode(), r[5])  # type: ignore[attr-defined,arg-type]
+
+    s = sweep
+    args = (consumer, ms(ttl), s.priority, ms(s.lease), s.cursor, s.limit, s.suspects)
+    return Call(_RECLAIM, (base,), args, read)
+
+
+def renew(base: str, consumer: str, held: Sequence[tuple[str, str, bytes]]) -> Call[tuple[list[int], list[int]]]:
+    """Renew leases of (priority, entry, key): indices of those lost, and of those to cancel."""
+    args: list[Arg] = [consumer]
+    for triple in held:
+        args += triple
+    return Call(_RENEW, (base,), args, lambda r: (r[0], r[1]))
+
+
+class Promoted(msgspec.Struct, frozen=True):
+    """`next` is seconds until the next parked task is due; None: nothing is parked."""
+
+    moved: int
+    next: float | None
+    problem: str
+
+
+def promote(base: str, limit: int) -> Call[Promoted]:
+    """Move up to `limit` parked tasks that are due into their streams."""
+
+    def read(r: list[object]) -> Promoted:
+        moved, wait, problem = r
+        assert isinstance(wait, int)
+        return Promoted(moved, None if wait < 0 else wait / 1000, problem[1:].decode())  # type: ignore[arg-type,index]
+
+    return Call(_PROMOTE, (base,), (limit,), read)
+
+
+def next_due(base: str) -> Call[float | None]:
+    """When (ms since the epoch) the next parked task of a queue is due; None: none is parked."""
+
+    def read(reply: list[object]) -> float | None:
+        last = reply[-1] if reply else None
+        return None if last is None else float(last[1] if isinstance(last, list | tuple) else last)  # type: ignore[arg-type]
+
+    return command("ZRANGE", keys.parked(base), 0, 0, "WITHSCORES", read=read)
+
+
+def occupied(bases: Sequence[str]) -> Call[set[str]]:
+    """Which of the queues (all of one slot) hold an entry, delivered or not: one command for all.
+
+    Finished entries are deleted, so XREAD from 0 with COUNT 1 answers for exactly those that do. It
+    lets an idle worker look for work to reclaim without a script per stream.
+    """
+    streams = [keys.stream(base, priority) for base in bases for priority in PRIORITIES]
+
+    def read(reply: object) -> set[str]:
+        names = (reply.keys() if isinstance(reply, dict) else [r[0] for r in reply]) if reply else ()  # type: ignore[attr-defined]
+        return {name.decode().rpartition(":s:")[0] for name in names}
+
+    return command("XREAD", "COUNT", 1, "STREAMS", *streams, *["0"] * len(streams), read=read)
+
+
+def retire(base: str, idle: float, consumers: Sequence[str] = ()) -> Call[int]:
+    """Delete consumers (all without names) that own nothing and were idle for `idle` seconds."""
+    return Call(_RETIRE, (base,), (ms(idle), *consumers), int)
+
+
+def heartbeat(namespace: str, consumer: str, about: bytes, ttl: float, queues: Sequence[str]) -> Call[list[str]]:
+    """Say that a worker lives; names of those that have not said so for `ttl` seconds."""
+    names = (keys.workers(namespace), keys.worker(namespace, consumer), keys.queues(namespace))
+    return Call(_HEARTBEAT, names, (consumer, about, ms(ttl), *queues), lambda r: [name.decode() for name in r])
+
+
+def forget_worker(namespace: str, consumer: str) -> list[Call[int]]:
+    """Remove a worker's heartbeat, at its orderly end."""
+    return [
+        command("ZREM", keys.workers(namespace), consumer, read=int),
+        command("DEL", keys.worker(namespace, consumer), read=int),
+    ]
+
+
+def _batch(base: str, queue: str, reply: list[object]) -> Batch:
+    now, read, flat, problem = reply[:4]
+    deliveries = [Delivery(base, queue, now, flat[i : i + 6]) for i in range(0, len(flat), 6)]  # type: ignore[arg-type,index]
+    return Batch(read, deliveries, problem.decode(errors="replace"))  # type: ignore[arg-type,attr-defined]

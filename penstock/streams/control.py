@@ -1,0 +1,52 @@
+"""What workers are told at once, by pub/sub: a task to cancel, or a parked task that is due earlier.
+
+Nothing depends on a message arriving: renewals also bring cancels, and the promoter looks by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+
+from penstock.errors import BrokerError
+from penstock.streams import keys
+from penstock.streams.client import FAULTS
+from penstock.streams.connection import Connector, translate
+
+
+class Told(msgspec.Struct, frozen=True):
+    """One message: `cancel` is the key of a task to cancel; without it, look at what is due."""
+
+    base: str
+    cancel: str | None = None
+
+
+async def listen(connector: Connector, bases: Sequence[str]) -> AsyncIterator[Told]:
+    """Messages to the workers of these queues; begins with one of each, since some may have been missed.
+
+    Raises `BrokerError` when the connection breaks.
+    """
+    channels = {keys.control_channel(base).encode(): base for base in bases}
+    client = connector.async_pubsub_client()
+    try:
+        async with client.pubsub() as pubsub:
+            await pubsub.subscribe(*channels)
+            while True:
+                message = await pubsub.get_message(timeout=60.0)
+                if message is None:
+                    continue
+                base = channels[message["channel"]]
+                if message["type"] == "subscribe":
+                    yield Told(base)
+                elif message["type"] == "message":
+                    word, _, key = message["data"].decode(errors="replace").partition(" ")
+                    yield Told(base, key if word == "cancel" else None)
+    except FAULTS as fault:
+        raise _error(connector, fault) from fault
+    finally:
+        await client.aclose()
+
+
+def _error(connector: Connector, fault: Exception) -> BrokerError:
+    return translate(fault, connector.display, connector.source)

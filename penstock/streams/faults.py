@@ -1,0 +1,180 @@
+"""What an exception of redis-py means: which `BrokerError` it is, and whether sending again may help."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import ssl
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import redis
+from redis.exceptions import (
+    AskError,
+    AuthorizationError,
+    ClusterError,
+    MovedError,
+    NoPermissionError,
+    RedisClusterException,
+    TryAgainError,
+)
+
+from penstock.errors import (
+    AuthenticationFailed,
+    BrokerError,
+    BrokerUnavailable,
+    PermissionDenied,
+    ServerOutOfMemory,
+    ServerReadOnly,
+    ServerTooOld,
+    WrongKeyType,
+)
+
+#: Error codes of a server that will accept the same command later. OOM is not among them: it lasts
+#: until somebody acts, and a producer should hear of it at once.
+_PASSING = frozenset({"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "READONLY", "TRYAGAIN"})
+_REFUSALS = frozenset({"NOAUTH", "WRONGPASS", "NOPERM"})
+_CODES = _PASSING | _REFUSALS | {"OOM", "WRONGTYPE"}
+#: Within a script's error the code stands in the middle: Redis 6.2 says "ERR Error running script
+#: (call to f_..): @user_script:1: @user_script: 1: -OOM command not allowed ..", 7.0 and later put
+#: it first; a script that catches the error and returns it may do either.
+_CODE = re.compile(r"(?:^|[\s:])-?([A-Z]{3,})\b")
+_NO_ACL = re.compile(r"no permission|can't run this command|ACL failure", re.IGNORECASE)
+_TEXT_AS_LOGIN = re.compile(r"invalid username-password|without any password|invalid password", re.IGNORECASE)
+
+
+def translate(exc: BaseException, display: str, source: str = "argument") -> BrokerError:
+    """The `BrokerError` for `exc`; raise it ``from exc``.
+
+    Args:
+        exc: from redis-py, or an `OSError`. A `BrokerError` comes back as it is.
+        display: the safe URL of the server (`Connector.display`).
+        source: where the URL came from (`Connector.source`); for ``"default"`` the error for a
+            server that cannot be reached says how to name another one, or to do without.
+    """
+    if isinstance(exc, BrokerError):
+        return exc
+    cause = _root(exc)
+    code = _code(cause)
+    text = f"{display}: {_text(cause)}"
+    if isinstance(cause, redis.AuthenticationError) or code in ("NOAUTH", "WRONGPASS"):
+        return AuthenticationFailed(text)
+    if isinstance(cause, AuthorizationError) or code == "NOPERM":
+        return PermissionDenied(text)
+    if code == "READONLY":
+        return ServerReadOnly(text)
+    if code == "OOM":
+        return ServerOutOfMemory(text)
+    if code == "WRONGTYPE":
+        return WrongKeyType(text)
+    if not _unreachable(cause):
+        return BrokerError(text)
+    if source == "default":
+        return BrokerUnavailable(
+            f"no Redis or Valkey server answers at {display}, the default ({_text(cause)}). Start one there, name "
+            'yours by App(url=...) or PENSTOCK_URL, or let penstock run one: App(url="embedded://DIR") or '
+            "PENSTOCK_URL=embedded://DIR"
+        )
+    return BrokerUnavailable(f"no answer from {display}: {_text(cause)}")
+
+
+def is_transient(exc: BaseException) -> bool:
+    """Whether an idempotent verb may be sent again after `exc`: an outage, a restart, a failover.
+
+    False for wrong passwords, missing rights, certificates that do not verify, OOM, WRONGTYPE and
+    all errors that are not the server's.
+    """
+    if isinstance(exc, BrokerError):
+        return isinstance(exc, BrokerUnavailable | ServerReadOnly)
+    cause = _root(exc)
+    if any(isinstance(link, ssl.SSLCertVerificationError) for link in _chain(cause)):
+        return False
+    if isinstance(cause, redis.AuthenticationError | AuthorizationError) or _code(cause) in _REFUSALS:
+        return False
+    return _unreachable(cause) or _code(cause) in _PASSING
+
+
+def as_redis_error(exc: RedisClusterException) -> redis.RedisError:
+    """`exc` as an error that ``except redis.RedisError`` catches, as RedisClusterException is none."""
+    root = _root(exc)
+    return root if isinstance(root, redis.RedisError) else redis.RedisError(str(root))
+
+
+class _Sync(Protocol):
+    def execute_command(self, *args: Any) -> Any: ...
+
+
+class _Async(Protocol):
+    async def execute_command(self, *args: Any) -> Any: ...
+
+
+def check_server(client: _Sync) -> None:
+    """Raise `ServerTooOld` if the server has no XAUTOCLAIM (Redis before 6.2).
+
+    Asks for the command, never for a version: Valkey 9 reports redis_version 7.2.4.
+    """
+    with contextlib.suppress(NoPermissionError):  # an ACL user without COMMAND: the first XAUTOCLAIM will tell
+        _check(client.execute_command("COMMAND INFO", "XAUTOCLAIM"))
+
+
+async def acheck_server(client: _Async) -> None:
+    """`check_server` for an async client."""
+    with contextlib.suppress(NoPermissionError):
+        _check(await client.execute_command("COMMAND INFO", "XAUTOCLAIM"))
+
+
+def _check(reply: Any) -> None:
+    # Redis 6.2 and later, raw: [[name, arity, ..]], or [None]. redis-py 8.1 turns it into a dict by name.
+    known = bool(reply) and (isinstance(reply, dict) or any(reply))
+    if not known:
+        raise ServerTooOld("the server has no XAUTOCLAIM; penstock needs Redis 6.2 or later, or Valkey")
+
+
+def _unreachable(exc: BaseException) -> bool:
+    if isinstance(exc, ClusterError | TryAgainError | AskError | MovedError):
+        return True
+    # OSError covers the builtin ConnectionError and TimeoutError and socket.gaierror.
+    return isinstance(exc, redis.ConnectionError | redis.TimeoutError | OSError)
+
+
+def _root(exc: BaseException) -> BaseException:
+    # RedisClusterException("Redis Cluster cannot be connected..") hides what happened in its cause.
+    # "All slots are not covered" has none: a failover under way.
+    if isinstance(exc, RedisClusterException):
+        if exc.__cause__ is not None:
+            return _root(exc.__cause__)
+        if "not covered" in str(exc) or "could not agree" in str(exc):
+            return redis.ConnectionError(str(exc))
+    return exc
+
+
+def _chain(exc: BaseException | None) -> Iterator[BaseException]:
+    for _ in range(10):
+        if exc is None:
+            return
+        yield exc
+        exc = exc.__cause__ or exc.__context__
+
+
+def _code(exc: BaseException) -> str:
+    """The server's error code, or ``""``."""
+    if not isinstance(exc, redis.RedisError):
+        return ""
+    code = exc.status_code or ""  # redis-py 8.1: set, and cut off the text, for the codes it knows
+    if code in _CODES:
+        return code
+    if not isinstance(exc, redis.ResponseError):
+        return ""
+    text = str(exc)
+    for match in _CODE.finditer(text):
+        if match[1] in _CODES:
+            return match[1]
+    if _TEXT_AS_LOGIN.search(text):
+        return "WRONGPASS"
+    return "NOPERM" if _NO_ACL.search(text) else ""
+
+
+def _text(exc: BaseException) -> str:
+    code = getattr(exc, "status_code", None)
+    text = str(exc) or type(exc).__name__
+    return f"{code} {text}" if code and code != "ERR" and not text.startswith(code) else text

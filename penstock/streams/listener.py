@@ -1,0 +1,131 @@
+"""Wakes those who wait for results: one pub/sub connection and one thread per process.
+
+Push, not polling: who waits leaves word in the task's record (``read.lua``), and the script that
+ends the task publishes to the process that asked. A message can be lost with its connection, so
+waiters look again after each (re)connect, and once a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from penstock.streams import keys
+from penstock.streams.client import FAULTS, pauses
+from penstock.streams.connection import Connector
+
+#: How long a waiter trusts that it will be told, in seconds.
+LOOK_AGAIN = 1.0
+#: The thread ends after so many seconds without anybody waiting.
+LINGER = 30.0
+
+
+class Listener:
+    """Threads and event loops wait here for a task's end. Safe after fork: a child starts its own."""
+
+    def __init__(self, connector: Connector, namespace: str) -> None:
+        self._connector = connector
+        self._namespace = namespace
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._waiting: dict[str, set[Callable[[], object]]] = defaultdict(set)
+        self._thread: threading.Thread | None = None
+        self._subscribed = threading.Event()
+        self._closed = False
+        #: Short: up to seven of them fit into a record's field.
+        self.name = secrets.token_urlsafe(6)
+
+    @contextmanager
+    def waiting(self, id: str, wake: Callable[[], object]) -> Iterator[None]:
+        """Call `wake` (from another thread) each time it is worth looking at task `id` again."""
+        if self._pid != os.getpid():
+            self._reset()
+        with self._lock:
+            self._waiting[id].add(wake)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="penstock-results", daemon=True)
+                self._thread.start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                wakes = self._waiting.get(id)
+                if wakes is not None:
+                    wakes.discard(wake)
+                    if not wakes:
+                        del self._waiting[id]
+
+    def close(self) -> None:
+        """Stop the thread; nobody may be waiting any more."""
+        self._closed = True
+        thread = self._thread
+        if thread is not None and self._pid == os.getpid():
+            thread.join(timeout=2.0)
+
+    def _run(self) -> None:
+        tries = pauses()
+        idle_since = time.monotonic()
+        client = self._connector.pubsub_client()
+        with client.pubsub() as pubsub:
+            while not self._closed:
+                try:
+                    if not pubsub.subscribed:
+                        pubsub.subscribe(keys.listener_channel(self._namespace, self.name))
+                    message = pubsub.get_message(timeout=0.25)
+                except FAULTS:
+                    with suppress(*FAULTS):
+                        pubsub.reset()
+                    time.sleep(next(tries))
+                    continue
+                if message is not None:
+                    tries = pauses()
+                    self._hear(message)
+                if self._waiting:
+                    idle_since = time.monotonic()
+                elif time.monotonic() - idle_since > LINGER and self._end():
+                    break
+        with suppress(*FAULTS):
+            client.close()
+
+    def _end(self) -> bool:
+        with self._lock:
+            if self._waiting:
+                return False
+            self._thread = None
+            return True
+
+    def _hear(self, message: dict[str, object]) -> None:
+        if message["type"] == "subscribe":
+            self._wake_all()
+        elif message["type"] == "message":
+            data = message["data"]
+            assert isinstance(data, bytes)
+            with self._lock:
+                wakes = list(self._waiting.get(data.decode(errors="replace"), ()))
+            for wake in wakes:
+                wake()
+
+    def _wake_all(self) -> None:
+        with self._lock:
+            wakes = [wake for wakes in self._waiting.values() for wake in wakes]
+        for wake in wakes:
+            wake()
+
+
+def waker(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> Callable[[], None]:
+    """A `wake` for a coroutine: sets `event` in its loop, which may be closed by now."""
+
+    def wake() -> None:
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(event.set)
+
+    return wake

@@ -1,0 +1,49 @@
+local function end_unstarted(key, state, outcome, now)
+  finish(key, waiting_for(key), state, now, TTL)
+  call('HINCRBY', COUNTERS, outcome .. '|' .. (call('HGET', RECORD .. key, 'n') or '?'), 1)
+end
+
+-- The one gate to a start, whichever way an entry came. What was cancelled or expired ends here, and an
+-- entry that its record no longer points at (a copy that a failover brought back) is dropped. Returns
+-- retries and deliveries so far, this one included, or nothing when the entry was dropped.
+-- 'd' counts deliveries that were started and not yet ended in order: what is left over are crashes.
+local function admit(priority, entry, key, now, me)
+  local stream, record = STREAM .. priority, RECORD .. key
+  local r = call('HMGET', record, 's', 'e', 'c', 'x', 'b', 'a', 'd')
+  local state = r[1]
+  if state and (FINISHED[state] or state == 's' or r[2] ~= entry) then
+    return drop(stream, entry)
+  end
+  if r[3] then
+    end_unstarted(key, 'c', 'cancelled', now)
+    return drop(stream, entry)
+  end
+  if r[4] and not r[5] and tonumber(r[4]) <= now then
+    end_unstarted(key, 'e', 'expired', now)
+    return drop(stream, entry)
+  end
+  local deliveries = (tonumber(r[7]) or 0) + 1
+  call('HSET', record, 's', 'r', 'w', me, 'b', now, 'd', deliveries)
+  if not state then call('HSET', record, 'e', entry, 'p', priority) end
+  return tonumber(r[6]) or 0, deliveries
+end
+
+-- Appends priority, entry, key, message, retries, deliveries of an entry to `out` if it may start. An
+-- entry that is no message of ours goes out with the key '' and its raw fields, for the worker to bury.
+-- One that cannot be admitted (its record's key holds another type) stays pending and is a `problem`.
+local problem = ''
+local function deliver(out, priority, entry, fields, now, me)
+  local key, message = parse(fields)
+  local retries, deliveries = 0, 1
+  if key then
+    local ok
+    ok, retries, deliveries = pcall(admit, priority, entry, key, now, me)
+    if not ok then problem = 'record of ' .. key .. ': ' .. tostring(type(retries) == 'table' and retries.err or retries) end
+    if not ok or not retries then return end
+  else
+    key, message = '', cmsgpack.pack(fields)
+  end
+  local n = #out
+  out[n + 1], out[n + 2], out[n + 3] = priority, entry, key
+  out[n + 4], out[n + 5], out[n + 6] = message, retries, deliveries
+end

@@ -1,0 +1,33 @@
+-- Shared by every script of a queue. KEYS[1] is the queue's base, '{namespace:queue}'; all other keys
+-- are that base plus a suffix (streams/keys.py), so whatever a script touches is in one slot.
+local call, base = redis.call, KEYS[1]
+local RECORD, PARKED, RESULT, STREAM = base .. ':t:', base .. ':p:', base .. ':r:', base .. ':s:'
+local DUE, DEAD, COUNTERS = base .. ':z', base .. ':dead', base .. ':m'
+local FINISHED = { o = true, f = true, c = true, e = true }
+
+-- The server's clock is the only one: workers' and producers' clocks may differ.
+local function clock()
+  local t = call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+-- A batch isolates its items: one that fails answers '!message' and the others go on.
+-- (The error is a string on Redis 6.2 and a table from 7.0 on.)
+local function guarded(step, i)
+  local ok, reply = pcall(step, i)
+  if ok then return reply end
+  return '!' .. tostring(type(reply) == 'table' and reply.err or reply)
+end
+
+-- Remove an entry from its stream for good. XACK comes first: 6.2 keeps deleted entries in the PEL.
+local function drop(stream, entry)
+  call('XACK', stream, 'w', entry)
+  call('XDEL', stream, entry)
+end
+
+-- 'k', key, 'm', message of an entry; nil when somebody else wrote it.
+local function parse(fields)
+  if #fields == 4 and fields[1] == 'k' and fields[3] == 'm' and #fields[2] > 0 and #fields[2] <= 200 then
+    return fields[2], fields[4]
+  end
+end

@@ -1,0 +1,41 @@
+-- Cancel tasks. What waits ends at once, also when no worker is up; what runs is flagged, and its worker
+-- told. A success that is already there wins.
+-- KEYS  1 base
+-- ARGV  1 TTL in ms of records that end here, then keys
+-- reply per key: '' unknown, 'C' cancelled now, 'R' requested, or the letter of the state it ended in
+-- include: prelude
+-- include: finish
+local TTL, now = ARGV[1], clock()
+
+local function ended(key, record)
+  finish(key, waiting_for(key), 'c', now, TTL)
+  call('HINCRBY', COUNTERS, 'cancelled|' .. (call('HGET', record, 'n') or '?'), 1)
+  return 'C'
+end
+
+local function cancel(i)
+  local key = ARGV[i]
+  local record = RECORD .. key
+  local r = call('HMGET', record, 's', 'e', 'p')
+  local state, entry = r[1], r[2]
+  if not state then return '' end
+  if FINISHED[state] then return state end
+  if state == 's' then
+    call('ZREM', DUE, key)
+    call('DEL', PARKED .. key)
+    return ended(key, record)
+  end
+  local stream = STREAM .. (r[3] or 'default')
+  local pending = redis.pcall('XPENDING', stream, 'w', entry, entry, 1)
+  if state == 'q' and (pending.err or #pending == 0) then
+    call('XDEL', stream, entry) -- undelivered, so no ghost is left in a PEL
+    return ended(key, record)
+  end
+  call('HSET', record, 'c', 1)
+  redis.pcall('PUBLISH', base .. ':c', 'cancel ' .. key)
+  return 'R'
+end
+
+local out = {}
+for i = 2, #ARGV do out[#out + 1] = guarded(cancel, i) end
+return out

@@ -1,0 +1,53 @@
+-- Put tasks into their streams, or park them until they are due. Sending an id again changes nothing,
+-- so a producer may resend after a lost reply.
+-- KEYS  1 base
+-- ARGV  1 max_length (0: none); then per task 6: key, name, priority, due, expires, message
+--       due and expires: '' (now, never), '+ms' from now, or 'ms' since the epoch
+-- reply per task: 1 created, 0 exists, -1 queue full, the name of another task with this id, or '!error'
+-- include: prelude
+local now, most = clock(), tonumber(ARGV[1])
+local length, earlier
+
+local function at(text)
+  if text == '' then return nil end
+  return text:byte(1) == 43 and now + tonumber(text) or tonumber(text)
+end
+
+local function park(key, due, message)
+  local head = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
+  call('ZADD', DUE, due, key)
+  call('SET', PARKED .. key, message)
+  if not head[2] or due < tonumber(head[2]) then earlier = due end
+end
+
+local function full()
+  if most == 0 then return false end
+  if not length then
+    length = call('XLEN', STREAM .. 'high') + call('XLEN', STREAM .. 'default') + call('XLEN', STREAM .. 'low')
+  end
+  length = length + 1
+  return length > most
+end
+
+local function enqueue(i)
+  local key, name, priority, message = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 5]
+  local record = RECORD .. key
+  local known = call('HMGET', record, 's', 'n')
+  if known[1] then return (not known[2] or known[2] == name) and 0 or known[2] end
+  local due, expires = at(ARGV[i + 3]), at(ARGV[i + 4])
+  if due and due > now then
+    park(key, due, message)
+    call('HSET', record, 'n', name, 's', 's', 'p', priority, 't', now, 'u', due)
+  else
+    if full() then return -1 end
+    local entry = call('XADD', STREAM .. priority, '*', 'k', key, 'm', message)
+    call('HSET', record, 'n', name, 's', 'q', 'p', priority, 't', now, 'e', entry)
+  end
+  if expires then call('HSET', record, 'x', expires) end
+  return 1
+end
+
+local out = {}
+for i = 2, #ARGV, 6 do out[#out + 1] = guarded(enqueue, i) end
+if earlier then redis.pcall('PUBLISH', base .. ':c', 'due') end
+return out

@@ -1,0 +1,62 @@
+-- End a delivery without ending its task: to be retried, snoozed, or handed back. Needs ownership, and
+-- the writes that can fail come before XACK: out of memory, the entry just stays pending.
+-- KEYS  1 base
+-- ARGV  1 consumer, 2 TTL in ms of records that end here, 3 ms after which an unknown task is given up;
+--       then per task 8: priority, entry, key, task name, message, delay in ms, kind, error
+--       kind: retried (spends an attempt), snoozed, released, unknown
+-- reply per task: 1 moved, 2 moved by an earlier send, 0 not ours, 3 unknown for too long (nothing
+--       changed), 4 ended as cancelled, or '!error'
+-- include: prelude
+-- include: finish
+local me, TTL, give_up, now = ARGV[1], ARGV[2], tonumber(ARGV[3]), clock()
+local earlier
+
+local function wait_unknown(record, delay)
+  local since = tonumber(call('HGET', record, 'g') or now)
+  if now - since >= give_up then return nil end
+  call('HSET', record, 'g', since)
+  -- Growing, so that it does not go round in circles; bounded, so that a deploy is noticed.
+  return math.min(60000, math.max(delay, (now - since) / 2))
+end
+
+local function park(i)
+  local priority, entry, key, name, message = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+  local delay, kind, stream, record = tonumber(ARGV[i + 5]), ARGV[i + 6], STREAM .. priority, RECORD .. key
+  local r = call('HMGET', record, 's', 'e', 'w', 'c', 'd')
+  if #call('XPENDING', stream, 'w', entry, entry, 1, me) == 0 then
+    return r[1] == 's' and r[2] == entry and r[3] == me and 2 or 0
+  end
+  if r[4] then
+    finish(key, waiting_for(key), 'c', now, TTL)
+    call('HINCRBY', COUNTERS, 'cancelled|' .. name, 1)
+    drop(stream, entry)
+    return 4
+  end
+  if kind == 'unknown' then
+    delay = wait_unknown(record, delay)
+    if not delay then return 3 end
+  end
+  if delay > 0 then
+    local due = now + math.ceil(delay)
+    local head = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
+    call('ZADD', DUE, due, key)
+    call('SET', PARKED .. key, message)
+    call('HSET', record, 's', 's', 'u', due, 'n', name, 'p', priority, 'e', entry, 'w', me)
+    if not head[2] or due < tonumber(head[2]) then earlier = due end
+  else
+    local again = call('XADD', stream, '*', 'k', key, 'm', message)
+    call('HSET', record, 's', 'q', 'e', again, 'n', name, 'p', priority)
+  end
+  if kind == 'retried' then call('HINCRBY', record, 'a', 1) end
+  if ARGV[i + 7] ~= '' then call('HSET', record, 'y', ARGV[i + 7]) end
+  -- Ended in order: this delivery was no crash.
+  call('HSET', record, 'd', math.max(0, (tonumber(r[5]) or 1) - 1))
+  drop(stream, entry)
+  call('HINCRBY', COUNTERS, kind .. '|' .. name, 1)
+  return 1
+end
+
+local out = {}
+for i = 4, #ARGV, 8 do out[#out + 1] = guarded(park, i) end
+if earlier then redis.pcall('PUBLISH', base .. ':c', 'due') end
+return out

@@ -1,0 +1,61 @@
+"""The wire message: what a producer sends and a worker runs, as msgpack.
+
+How it may change: a new field gets a default and a new one-letter name; an old worker ignores
+fields that it does not know. A field never changes its meaning or type; a name is never used
+again. `VERSION` goes up only if an old worker must not run the message. The bytes of each
+released version are kept in the tests.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+VERSION = 1
+
+
+class RetrySpec(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
+    """A retry policy on the wire: for one call, or for a task whose code the producer has not got."""
+
+    max_retries: int
+    delay: float = 1.0
+    backoff: float = 2.0
+    max_delay: float = 3600.0
+    jitter: float = 1.0
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True, rename={
+    "name": "n", "args": "a", "version": "v", "timeout": "o", "result_ttl": "t", "retry": "r", "meta": "h",
+}):  # fmt: skip
+    """A task to run. Its key travels beside it, as field ``k`` of the entry.
+
+    Only what the *call* asked for is here; what the decorator says is known to the worker.
+    """
+
+    name: str
+    #: msgpack map of the arguments by parameter name, kept as bytes until the task is known.
+    args: msgspec.Raw = msgspec.Raw(b"\x80")
+    version: int = VERSION
+    #: Seconds.
+    timeout: float | None = None
+    #: Seconds; 0: store no result.
+    result_ttl: float | None = None
+    retry: RetrySpec | None = None
+    meta: dict[str, Any] | None = None
+
+
+class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why a task failed, as text; stored beside its record and in the dead letter."""
+
+    type: str
+    message: str
+    traceback: str = ""
+    reason: str = "error"
+
+
+_encoder = msgspec.msgpack.Encoder()
+encode_message = _encoder.encode
+encode_failure = _encoder.encode
+decode_message = msgspec.msgpack.Decoder(Message).decode
+decode_failure = msgspec.msgpack.Decoder(Failure).decode

@@ -1,0 +1,125 @@
+"""A task's record: its states, and how its hash is read."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from enum import StrEnum
+
+import msgspec
+
+from penstock.streams.message import Failure, decode_failure
+
+
+class State(StrEnum):
+    """Where a task is. `scheduled` also covers waiting for a retry, or for a worker that knows it."""
+
+    SCHEDULED = "scheduled"
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def finished(self) -> bool:
+        """True if the task has ended and will not run again by itself."""
+        return self in _FINISHED
+
+
+_FINISHED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED})
+
+#: One letter each in the record: there may be millions of them.
+STATES = {
+    b"s": State.SCHEDULED,
+    b"q": State.QUEUED,
+    b"r": State.RUNNING,
+    b"o": State.SUCCEEDED,
+    b"f": State.FAILED,
+    b"c": State.CANCELLED,
+    b"e": State.EXPIRED,
+}
+
+
+class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a task. All times are the server's, in UTC; None where it does not apply."""
+
+    id: str
+    name: str
+    queue: str
+    priority: str
+    state: State
+    #: The attempt that runs or ran last, counted from 1; 0 before the first.
+    attempt: int
+    #: Deliveries that were started and have not ended in order: 1 while it runs, more after crashes.
+    deliveries: int
+    enqueued_at: datetime | None
+    #: When a scheduled task becomes ready.
+    due_at: datetime | None
+    #: Start of the attempt that runs or ran last.
+    started_at: datetime | None
+    finished_at: datetime | None
+    worker: str | None
+    #: ``Type: message`` of the last attempt that failed.
+    error: str | None
+
+
+class Record:
+    """A record as read from Redis, with the result or failure that is stored beside it."""
+
+    __slots__ = ("_fields", "_stored", "id")
+
+    def __init__(self, id: str, fields: dict[bytes, bytes], stored: bytes | None) -> None:
+        self.id = id
+        self._fields = fields
+        self._stored = stored
+
+    @property
+    def state(self) -> State:
+        return STATES[self._fields.get(b"s", b"q")]
+
+    @property
+    def name(self) -> str:
+        return self._fields.get(b"n", b"?").decode()
+
+    @property
+    def value(self) -> bytes | None:
+        """The encoded result; None if none was stored, or its TTL is over."""
+        return self._fields.get(b"v", self._stored)
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why the task failed; None if it did not."""
+        if self.state is not State.FAILED or self._stored is None:
+            return None
+        return decode_failure(self._stored)
+
+    def info(self) -> TaskInfo:
+        state, number, failure = self.state, self._number, self.failure
+        running = state is State.RUNNING
+        return TaskInfo(
+            id=self.id,
+            name=self.name,
+            queue=self.id.partition(":")[0],
+            priority=self._fields.get(b"p", b"default").decode(),
+            state=state,
+            attempt=number(b"a") + (1 if number(b"b") and (running or state.finished) else 0),
+            deliveries=number(b"d"),
+            enqueued_at=self._time(b"t"),
+            due_at=self._time(b"u") if state is State.SCHEDULED else None,
+            started_at=self._time(b"b"),
+            finished_at=self._time(b"f"),
+            worker=self._text(b"w"),
+            error=f"{failure.type}: {failure.message}" if failure else self._text(b"y"),
+        )
+
+    def _number(self, field: bytes) -> int:
+        return int(self._fields.get(field, 0))
+
+    def _time(self, field: bytes) -> datetime | None:
+        value = self._fields.get(field)
+        return datetime.fromtimestamp(int(value) / 1000, timezone.utc) if value else None
+
+    def _text(self, field: bytes) -> str | None:
+        value = self._fields.get(field)
+        return value.decode(errors="replace") if value else None

@@ -1,0 +1,189 @@
+"""The single way from a call to Redis: message, envelope, enqueue. Sync, async and in bulk."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+
+import msgspec
+
+from penstock.errors import IdTaken, PayloadTooLarge, QueueFull, SendError
+from penstock.events import Observers, Sent
+from penstock.settings import Settings
+from penstock.streams import keys, produce
+from penstock.streams.clients import Clients, PerLoop
+from penstock.streams.message import Message, encode_message
+from penstock.streams.produce import Enqueued, Envelope
+from penstock.tasks.options import CallOptions, TaskOptions
+from penstock.tasks.outbox import Outbox
+
+_NO_OPTIONS = CallOptions()
+
+
+class Outgoing:
+    """One call that is ready to be sent."""
+
+    __slots__ = ("envelope", "queue")
+
+    def __init__(self, queue: str, envelope: Envelope) -> None:
+        self.queue = queue
+        self.envelope = envelope
+
+    @property
+    def id(self) -> str:
+        return f"{self.queue}:{self.envelope.key}"
+
+
+class Producer:
+    """Sends calls. Safe for threads, forks and any number of event loops, one after the other or at once."""
+
+    def __init__(self, clients: Clients, settings: Settings, observers: Observers) -> None:
+        self._clients = clients
+        self._settings = settings
+        self._observers = observers
+        self._outboxes = PerLoop(lambda: Outbox(clients.of_loop, settings), Outbox.aclose)
+        #: Queues known to be registered: one command for each in the life of a process.
+        self._registered: set[str] = set()
+
+    def prepare(self, name: str, args: bytes, config: TaskOptions, call: CallOptions | None) -> Outgoing:
+        """The envelope of one call. Raises `PayloadTooLarge`."""
+        if call is None:
+            call = _NO_OPTIONS
+            message = encode_message(Message(name, msgspec.Raw(args)))
+        else:
+            retry = call.retry.spec() if call.retry is not None else None
+            message = encode_message(
+                Message(name, msgspec.Raw(args), 1, call.timeout, call.result_ttl, retry, call.meta)
+            )
+        if len(message) > self._settings.max_payload:
+            raise PayloadTooLarge(
+                f"{name}: the message is {len(message):,} bytes, and max_payload is {self._settings.max_payload:,}; "
+                "send a reference to the data instead, or raise the setting"
+            )
+        due = _when(call.delay if call.eta is None else call.eta)
+        expires = _when(config.expires if call.expires is None else call.expires or None)
+        priority = call.priority or config.priority
+        return Outgoing(
+            call.queue or config.queue, Envelope(call.id or new_key(), name, priority, message, due, expires)
+        )
+
+    def send(self, outgoing: Outgoing) -> bool:
+        """Enqueue one call in one round trip: True if it is new, False if its id existed."""
+        if outgoing.queue not in self._registered:
+            self._clients.sync.run(self._register(outgoing.queue), self._settings.retry_for)
+        call = produce.enqueue(self._base(outgoing.queue), (outgoing.envelope,), self._settings.max_length)
+        return self._accepted(outgoing, self._clients.sync.run(call, self._settings.retry_for)[0])
+
+    async def asend(self, outgoing: Outgoing) -> bool:
+        """As `send`. Calls made at the same time go together."""
+        if outgoing.queue not in self._registered:
+            await self._clients.of_loop.run(self._register(outgoing.queue), self._settings.retry_for)
+        answer = await self._outboxes.get().send(self._base(outgoing.queue), outgoing.envelope)
+        return self._accepted(outgoing, answer)
+
+    def send_all(self, calls: Iterable[Outgoing]) -> list[tuple[str, bool]]:
+        """(id, new?) of each call, in a round trip for each few hundred. All are tried; then the first
+        error is raised, with `sent` = those that were accepted."""
+        sent, errors = [], []  # type: ignore[var-annotated]
+        for queue, batch in batches(calls):
+            if queue not in self._registered:
+                self._clients.sync.run(self._register(queue), self._settings.retry_for)
+            answers = self._clients.sync.run(self._enqueue(queue, batch), self._settings.retry_for)
+            self._collect(batch, answers, sent, errors)
+        return _all_or_error(sent, errors)
+
+    async def asend_all(self, calls: Iterable[Outgoing]) -> list[tuple[str, bool]]:
+        """As `send_all`."""
+        sent, errors = [], []  # type: ignore[var-annotated]
+        client = self._clients.of_loop
+        for queue, batch in batches(calls):
+            if queue not in self._registered:
+                await client.run(self._register(queue), self._settings.retry_for)
+            answers = await client.run(self._enqueue(queue, batch), self._settings.retry_for)
+            self._collect(batch, answers, sent, errors)
+        return _all_or_error(sent, errors)
+
+    async def aclose(self) -> None:
+        """Forget the running loop's outbox."""
+        await self._outboxes.aclose()
+
+    def _enqueue(self, queue: str, batch: Sequence[Outgoing]):  # type: ignore[no-untyped-def]
+        return produce.enqueue(self._base(queue), [o.envelope for o in batch], self._settings.max_length)
+
+    def _collect(
+        self,
+        batch: Sequence[Outgoing],
+        answers: Sequence[Enqueued],
+        sent: list[tuple[str, bool]],
+        errors: list[Exception],
+    ) -> None:
+        for outgoing, answer in zip(batch, answers, strict=True):
+            try:
+                sent.append((outgoing.id, self._accepted(outgoing, answer)))
+            except Exception as error:
+                errors.append(error)
+
+    def _accepted(self, outgoing: Outgoing, answer: Enqueued) -> bool:
+        if not answer.created and not answer.exists:
+            raise self._refusal(outgoing, answer)
+        if self._observers:
+            e = outgoing.envelope
+            self._observers.emit(
+                Sent(id=outgoing.id, name=e.name, queue=outgoing.queue, priority=e.priority, created=answer.created)
+            )
+        return answer.created
+
+    def _refusal(self, outgoing: Outgoing, answer: Enqueued) -> Exception:
+        if answer.full:
+            return QueueFull(f"queue {outgoing.queue!r} holds max_length = {self._settings.max_length:,} tasks")
+        if answer.taken_by is not None:
+            return IdTaken(f"{outgoing.id!r} is the id of a task {answer.taken_by!r}, not {outgoing.envelope.name!r}")
+        return self._clients.item_error(answer.error or "")
+
+    def _register(self, queue: str):  # type: ignore[no-untyped-def]
+        self._registered.add(queue)
+        return produce.register_queue(self._settings.namespace, queue)
+
+    def _base(self, queue: str) -> str:
+        return keys.base(self._settings.namespace, queue)
+
+
+def new_key() -> str:
+    """A new task key: 96 random bits in 16 characters. Straight from the system, hence right after a fork."""
+    return base64.urlsafe_b64encode(os.urandom(12)).decode()
+
+
+def batches(calls: Iterable[Outgoing]) -> Iterator[tuple[str, list[Outgoing]]]:
+    """Batches of one queue each, bounded in number and bytes."""
+    open_batches: dict[str, tuple[list[Outgoing], int]] = {}
+    for outgoing in calls:
+        batch, size = open_batches.get(outgoing.queue, ([], 0))
+        batch.append(outgoing)
+        size += len(outgoing.envelope.message)
+        open_batches[outgoing.queue] = batch, size
+        if len(batch) >= produce.BATCH_TASKS or size >= produce.BATCH_BYTES:
+            del open_batches[outgoing.queue]
+            yield outgoing.queue, batch
+    for queue, (batch, _) in open_batches.items():
+        yield queue, batch
+
+
+def _all_or_error(sent: list[tuple[str, bool]], errors: list[Exception]) -> list[tuple[str, bool]]:
+    if errors:
+        error = errors[0]
+        if isinstance(error, SendError):
+            error.sent = [id for id, _ in sent]
+        error.add_note(f"{len(sent)} calls of this bulk were enqueued, {len(errors)} were not")
+        raise error
+    return sent
+
+
+def _when(value: float | datetime | None) -> str:
+    """A due or expiry time for ``enqueue.lua``."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return str(round(value.timestamp() * 1000))
+    return f"+{round(value * 1000)}"

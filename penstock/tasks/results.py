@@ -1,0 +1,119 @@
+"""Asking for tasks: their records, their ends, their cancellation. Sync and async."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+from penstock.errors import ConfigurationError, ResultTimeout, TaskNotFound
+from penstock.settings import Settings, check_name
+from penstock.streams import keys, produce
+from penstock.streams.calls import Call
+from penstock.streams.clients import Clients
+from penstock.streams.listener import LOOK_AGAIN, Listener, waker
+from penstock.streams.produce import Cancellation
+from penstock.streams.record import Record
+
+
+class Results:
+    """Reads records by public id. `TaskNotFound` if there is none."""
+
+    def __init__(self, clients: Clients, listener: Listener, settings: Settings) -> None:
+        self._clients = clients
+        self._listener = listener
+        self._settings = settings
+
+    def record(self, id: str) -> Record:
+        """The record as it is now."""
+        return _found(id, self._clients.sync.run(self._read(id), self._settings.retry_for))
+
+    async def arecord(self, id: str) -> Record:
+        """The record as it is now."""
+        return _found(id, await self._clients.of_loop.run(self._read(id), self._settings.retry_for))
+
+    def wait(self, id: str, timeout: float | None) -> Record:
+        """The record once the task has ended. `ResultTimeout` after `timeout` seconds (None: never)."""
+        record = self.record(id)
+        if record.state.finished:
+            return record
+        wake, deadline = threading.Event(), _deadline(timeout)
+        with self._listener.waiting(id, wake.set):
+            while True:
+                # Leaves word who waits, and looks: an end after this is told, one before it is seen.
+                read = self._read(id, self._listener.name)
+                record = _found(id, self._clients.sync.run(read, self._settings.retry_for))
+                if record.state.finished:
+                    return record
+                wake.wait(_patience(id, timeout, deadline))
+                wake.clear()
+
+    async def await_(self, id: str, timeout: float | None) -> Record:
+        """As `wait`."""
+        record = await self.arecord(id)
+        if record.state.finished:
+            return record
+        wake, deadline = asyncio.Event(), _deadline(timeout)
+        with self._listener.waiting(id, waker(asyncio.get_running_loop(), wake)):
+            while True:
+                read = self._read(id, self._listener.name)
+                record = _found(id, await self._clients.of_loop.run(read, self._settings.retry_for))
+                if record.state.finished:
+                    return record
+                try:
+                    async with asyncio.timeout(_patience(id, timeout, deadline)):
+                        await wake.wait()
+                except TimeoutError:
+                    pass
+                wake.clear()
+
+    def cancel(self, id: str) -> Cancellation:
+        """Cancel a task, wherever it is."""
+        return _known(id, self._clients.sync.run(self._cancel(id), self._settings.retry_for))
+
+    async def acancel(self, id: str) -> Cancellation:
+        """Cancel a task, wherever it is."""
+        return _known(id, await self._clients.of_loop.run(self._cancel(id), self._settings.retry_for))
+
+    def _read(self, id: str, listener: str = "") -> Call[Record | None]:
+        queue, key = split_id(id)
+        return produce.read_record(keys.base(self._settings.namespace, queue), id, key, listener)
+
+    def _cancel(self, id: str) -> Call[list[Cancellation]]:
+        queue, key = split_id(id)
+        return produce.cancel(keys.base(self._settings.namespace, queue), (key,), self._settings.result_ttl)
+
+
+def split_id(id: str) -> tuple[str, str]:
+    """Queue and key of a public id, which may contain colons after the first one."""
+    queue, _, key = str(id).partition(":")
+    if not key:
+        raise ConfigurationError(f"a task id is 'queue:key', not {id!r}")
+    check_name("the queue of a task id", queue)
+    return queue, key
+
+
+def _found(id: str, record: Record | None) -> Record:
+    if record is None:
+        raise TaskNotFound(f"no task {id!r}: it was never sent, or its record has expired")
+    return record
+
+
+def _known(id: str, answers: list[Cancellation]) -> Cancellation:
+    if answers[0].missing:
+        raise TaskNotFound(f"no task {id!r}: it was never sent, or its record has expired")
+    return answers[0]
+
+
+def _deadline(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout
+
+
+def _patience(id: str, timeout: float | None, deadline: float | None) -> float:
+    """Seconds to wait before looking again."""
+    if deadline is None:
+        return LOOK_AGAIN
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise ResultTimeout(f"{id!r} has not finished within {timeout:g} s")
+    return min(LOOK_AGAIN, left)

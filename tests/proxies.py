@@ -1,0 +1,104 @@
+"""TCP proxies for tests: one that speaks TLS, one that loses a reply."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+Wrap = Callable[[socket.socket], socket.socket]
+Keep = Callable[[bytes], bool]
+
+
+@contextmanager
+def proxy(target: int, wrap: Wrap = lambda s: s, keep_reply_to: Keep = lambda _: True) -> Iterator[int]:
+    """A port that leads to `target` on loopback.
+
+    `wrap` makes an accepted socket the one to talk to. When `keep_reply_to` says False to a
+    request, that request is passed on and its connection is closed before the reply arrives.
+    """
+    listener = socket.create_server(("127.0.0.1", 0))
+    opened: list[socket.socket] = []
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                opened.append(client)
+                threading.Thread(target=serve, args=(client,), daemon=True).start()
+
+    def serve(plain: socket.socket) -> None:
+        with suppress(OSError), wrap(plain) as client, socket.create_connection(("127.0.0.1", target)) as server:
+            opened.extend((client, server))
+            back = threading.Thread(target=pump, args=(server, client), daemon=True)
+            started = False
+            while data := client.recv(65536):
+                if not keep_reply_to(data):
+                    server.sendall(data)
+                    server.recv(65536)
+                    end(client)
+                    return
+                if not started:
+                    started = True
+                    server.sendall(data)
+                    back.start()
+                else:
+                    server.sendall(data)
+            end(server)
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        end(sink)
+
+    def end(one: socket.socket) -> None:
+        with suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        end(listener)
+        listener.close()
+        thread.join()
+        for one in opened:
+            end(one)
+            one.close()
+
+
+@contextmanager
+def tls_proxy(target: int, certificates: Path, client_certificate: bool = False) -> Iterator[int]:
+    """A port that speaks TLS with ``server.pem``; `client_certificate`: demands one of the same CA."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates / "server.pem", certificates / "server.key")
+    if client_certificate:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(certificates / "ca.pem")
+    with proxy(target, wrap=lambda plain: context.wrap_socket(plain, server_side=True)) as port:
+        yield port
+
+
+def make_certificates(folder: Path) -> bool:
+    """``ca.pem``, and ``server`` and ``client`` ``.pem`` and ``.key`` signed by it; False without openssl."""
+    if shutil.which("openssl") is None:
+        return False
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=test CA")
+    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
+    for name in ("server", "client"):
+        openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        sign = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names")
+        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *sign)
+    return True
