@@ -7,7 +7,7 @@ import pkgutil
 import sys
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from penstock.consumers.inside import Running, adrained, drained
 from penstock.consumers.lifeline import Lifeline
@@ -29,6 +29,9 @@ from penstock.tasks.producer import Outgoing, Producer
 from penstock.tasks.results import Results, split_id
 from penstock.tasks.task import Signature
 from penstock.tasks.taskset import TaskSet, check_task_name
+
+#: What the tasks of a bulk return.
+R = TypeVar("R")
 
 
 class App(TaskSet):
@@ -135,13 +138,13 @@ class App(TaskSet):
         """A task of which only the name is known, with `CallOptions`; it has `delay` and `adelay`."""
         return RemoteTask(self, check_task_name(name), CallOptions.from_keywords(options))
 
-    def bulk(self, signatures: Iterable[Signature[Any]]) -> list[Handle[Any]]:
+    def bulk(self, signatures: Iterable[Signature[R]]) -> list[Handle[R]]:
         """Send calls of any tasks in few round trips. Raises as `Task.delay`; see `SendError.sent`."""
         decoders: dict[str, Any] = {}
         sent = self._sender.sync_producer().send_all(_prepared(signatures, decoders))
         return [self._sender.handle(id, decoders[id], created) for id, created in sent]
 
-    async def abulk(self, signatures: Iterable[Signature[Any]]) -> list[Handle[Any]]:
+    async def abulk(self, signatures: Iterable[Signature[R]]) -> list[Handle[R]]:
         """As `bulk`."""
         decoders: dict[str, Any] = {}
         sent = await self._producer.asend_all(_prepared(signatures, decoders))

@@ -23,55 +23,52 @@ def proxy(target: int, wrap: Wrap = lambda s: s, keep_reply_to: Keep = lambda _:
     request, that request is passed on and its connection is closed before the reply arrives.
     """
     listener = socket.create_server(("127.0.0.1", 0))
+    threads: list[threading.Thread] = []
     opened: list[socket.socket] = []
+
+    def run(work: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
+        threads.append(thread)
+        thread.start()
 
     def accept() -> None:
         with suppress(OSError):
             while True:
-                client, _ = listener.accept()
-                opened.append(client)
-                threading.Thread(target=serve, args=(client,), daemon=True).start()
+                run(serve, listener.accept()[0])
 
     def serve(plain: socket.socket) -> None:
-        with suppress(OSError), wrap(plain) as client, socket.create_connection(("127.0.0.1", target)) as server:
+        with plain, suppress(OSError), wrap(plain) as client, socket.create_connection(("127.0.0.1", target)) as server:
             opened.extend((client, server))
-            back = threading.Thread(target=pump, args=(server, client), daemon=True)
-            started = False
+            losing = threading.Event()
+            run(answer, server, client, losing)
             while data := client.recv(65536):
                 if not keep_reply_to(data):
-                    server.sendall(data)
-                    server.recv(65536)
-                    end(client)
-                    return
-                if not started:
-                    started = True
-                    server.sendall(data)
-                    back.start()
-                else:
-                    server.sendall(data)
+                    losing.set()
+                server.sendall(data)
             end(server)
 
-    def pump(source: socket.socket, sink: socket.socket) -> None:
+    def answer(server: socket.socket, client: socket.socket, losing: threading.Event) -> None:
         with suppress(OSError):
-            while data := source.recv(65536):
-                sink.sendall(data)
-        end(sink)
+            while data := server.recv(65536):
+                if losing.is_set():
+                    break
+                client.sendall(data)
+        end(client)
 
     def end(one: socket.socket) -> None:
         with suppress(OSError):
             one.shutdown(socket.SHUT_RDWR)
 
-    thread = threading.Thread(target=accept, daemon=True)
-    thread.start()
+    run(accept)
     try:
         yield listener.getsockname()[1]
     finally:
         end(listener)
         listener.close()
-        thread.join()
         for one in opened:
             end(one)
-            one.close()
+        for thread in threads:
+            thread.join(timeout=5)
 
 
 @contextmanager

@@ -12,16 +12,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Sequence
 from inspect import isawaitable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import anyio
 import redis
 from redis.backoff import NoBackoff
-from redis.crc import key_slot
 from redis.retry import Retry
 
 T = TypeVar("T")
@@ -58,7 +56,7 @@ DEFAULT = "valkey-9.1"
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     # PR_SET_PDEATHSIG = 1: no server outlives a pytest that was killed. It fires when the *thread*
     # that forked ends, so servers are started from pytest's main thread only.
     if _libc is not None:
@@ -76,14 +74,12 @@ def free_port() -> int:
 class Server:
     """One server process. With `durable` its data survives `kill` and `stop`."""
 
-    def __init__(
-        self, binary: str, directory: Path, *options: str, durable: bool = False, port: int | None = None
-    ) -> None:
+    def __init__(self, binary: str, directory: Path, *options: str, durable: bool = False) -> None:
         self.binary = binary
         self.directory = directory
         self.options = options
         self.durable = durable
-        self._port = port
+        self._port: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
 
@@ -110,13 +106,18 @@ class Server:
         options = {"socket_timeout": 10, "retry": Retry(NoBackoff(), 0), "protocol": 2, **options}
         return redis.Redis(host="127.0.0.1", port=self.port, **options)
 
-    def start(self) -> Server:
+    def adopt(self, process: subprocess.Popen[bytes], port: int) -> None:
+        """This server is `process`, which was started in another way."""
+        self._process, self._port = process, port
+
+    def start(self, port: int | None = None) -> Server:
         """Start, on the same port as before, and wait until it answers with its data loaded."""
         assert not self.running
-        for _ in range(1 if self._port else 20):
-            port = self._port or free_port()
-            if self._start(port):
-                self._port = port
+        wanted = port or self._port
+        for _ in range(1 if wanted else 20):
+            chosen = wanted or free_port()
+            if self._start(chosen):
+                self._port = chosen
                 return self
         raise RuntimeError(f"{self.binary} does not start: {self._log()[-2000:]}")
 
@@ -131,7 +132,7 @@ class Server:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=environment,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         pid = self._process.pid
         client = redis.Redis(host="127.0.0.1", port=port, socket_timeout=2, retry=Retry(NoBackoff(), 0), protocol=2)
@@ -183,121 +184,6 @@ class Server:
         self._process.send_signal(signal.SIGCONT)
 
 
-@contextmanager
-def cluster(binary: str, directory: Path, primaries: int = 3, replicas: int = 0) -> Iterator[list[Server]]:
-    """A Redis Cluster; its primaries first, then `replicas` for each of them, in the same order."""
-    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-config-file", "nodes.conf")
-    nodes = [Server(binary, directory / str(i), *options) for i in range(primaries * (1 + replicas))]
-    try:
-        for node in nodes:
-            _start_cluster_node(node)
-        clients = [node.client() for node in nodes]
-        ids = [client.execute_command("CLUSTER", "MYID").decode() for client in clients]
-        share = 16384 // primaries + 1
-        for i, client in enumerate(clients):
-            client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
-            if i < primaries:
-                client.execute_command("CLUSTER", "ADDSLOTS", *range(i * share, min(16384, (i + 1) * share)))
-            if i:
-                client.execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
-        known = f"cluster_known_nodes:{len(nodes)}\r".encode()
-        wait_until(lambda: all(known in c.execute_command("CLUSTER", "INFO") for c in clients), timeout=30)
-        for i in range(primaries, len(nodes)):
-            clients[i].execute_command("CLUSTER", "REPLICATE", ids[i % primaries])
-        wait_until(lambda: all(_settled(client, primaries) for client in clients), timeout=30)
-        for client in clients:
-            client.close()
-        yield nodes
-    finally:
-        for node in nodes:
-            node.kill()
-
-
-def _start_cluster_node(node: Server) -> None:
-    # The bus listens on the port + 10000, which must exist and be free, too.
-    for _ in range(50):
-        port = free_port()
-        if port < 55_000:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port + 10_000)) == 0:
-                    continue
-            node._port = port
-            try:
-                node.start()
-                return
-            except RuntimeError:
-                node.kill()
-    raise RuntimeError("no port for a cluster node")
-
-
-def _settled(client: redis.Redis, primaries: int) -> bool:
-    state = client.execute_command("CLUSTER", "INFO")
-    slots = client.execute_command("CLUSTER", "SLOTS")
-    if b"cluster_state:ok" not in state or len(slots) != primaries:
-        return False
-    replication = client.info("replication")
-    return bool(replication["role"] == "master" or replication["master_link_status"] == "up")
-
-
-@contextmanager
-def sentinels(
-    binary: str, directory: Path, replicas: int = 1, count: int = 3
-) -> Iterator[tuple[list[Server], list[Server]]]:
-    """A primary with `replicas`, watched by `count` sentinels as service ``tf``; (servers, sentinels)."""
-    servers = [Server(binary, directory / "primary")]
-    watchers: list[Server] = []
-    try:
-        primary = servers[0].start()
-        for i in range(replicas):
-            option = ("--replicaof", "127.0.0.1", str(primary.port))
-            servers.append(Server(binary, directory / f"replica{i}", *option).start())
-        for i in range(count):
-            watchers.append(_start_sentinel(binary, directory / f"sentinel{i}", primary.port, quorum=count // 2 + 1))
-
-        def ready(watcher: Server) -> bool:
-            with watcher.client() as client:
-                state = client.sentinel_master("tf")
-                return bool(state["num-slaves"] == replicas and state["num-other-sentinels"] == count - 1)
-
-        wait_until(lambda: all(ready(watcher) for watcher in watchers), timeout=30)
-        yield servers, watchers
-    finally:
-        for server in (*watchers, *servers):
-            server.kill()
-
-
-def _start_sentinel(binary: str, directory: Path, primary: int, quorum: int) -> Server:
-    watcher = Server(binary, directory)
-    lines = [
-        f"sentinel monitor tf 127.0.0.1 {primary} {quorum}",
-        "sentinel down-after-milliseconds tf 1000",
-        "sentinel failover-timeout tf 5000",
-    ]
-    for _ in range(20):
-        port = free_port()
-        config = directory / "sentinel.conf"
-        config.write_text("\n".join([f"port {port}", "bind 127.0.0.1", f"dir {directory}", *lines, ""]))
-        watcher._process = subprocess.Popen(
-            [binary, str(config), "--sentinel"], stdout=subprocess.DEVNULL, preexec_fn=_die_with_parent
-        )
-        watcher._port = port
-        try:
-            wait_until(lambda: not watcher.running or _answers(watcher))
-        except TimeoutError:
-            pass
-        if watcher.running:
-            return watcher
-    raise RuntimeError("a sentinel does not start")
-
-
-def _answers(server: Server) -> bool:
-    with server.client() as client:
-        try:
-            return bool(client.ping())
-        except redis.RedisError:
-            return False
-
-
 def wait_until(predicate: Callable[[], T], timeout: float = 10) -> T:
     """Poll until `predicate` answers something true, and return it; TimeoutError after `timeout` s."""
     deadline = time.monotonic() + timeout
@@ -310,7 +196,11 @@ def wait_until(predicate: Callable[[], T], timeout: float = 10) -> T:
         tick.wait(0.01)
 
 
-async def await_until(predicate: Callable[[], T | Awaitable[T]], timeout: float = 10) -> T:
+@overload
+async def await_until(predicate: Callable[[], Coroutine[Any, Any, T]], timeout: float = 10) -> T: ...
+@overload
+async def await_until(predicate: Callable[[], T], timeout: float = 10) -> T: ...
+async def await_until(predicate: Callable[[], Any], timeout: float = 10) -> Any:
     """`wait_until` that lets the event loop run; `predicate` may be a coroutine function."""
     deadline = time.monotonic() + timeout
     while True:
@@ -318,13 +208,14 @@ async def await_until(predicate: Callable[[], T | Awaitable[T]], timeout: float 
         if isawaitable(result):
             result = await result
         if result:
-            return result  # type: ignore[return-value]
+            return result
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {timeout} s: {predicate}")
-        await anyio.sleep(0.01)
+        with anyio.move_on_after(0.01):
+            await anyio.Event().wait()
 
 
-def find_leaks(client: redis.Redis, namespace: str, permanent: Sequence[str]) -> list[str]:
+def find_leaks(client: Any, namespace: str, permanent: Sequence[str]) -> list[str]:
     """Keys of `namespace` that will never go away though nothing needs them any more."""
     leaks = []
     owned: dict[str, tuple[set[str], set[str]]] = {}
@@ -346,14 +237,10 @@ def find_leaks(client: redis.Redis, namespace: str, permanent: Sequence[str]) ->
     return leaks
 
 
-def _owned(client: redis.Redis, base: str) -> tuple[set[str], set[str]]:
+def _owned(client: Any, base: str) -> tuple[set[str], set[str]]:
     streamed = set()
     for priority in ("high", "default", "low"):
         for _, fields in client.xrange(f"{base}:s:{priority}"):
             streamed.add(fields[b"k"].decode() if b"k" in fields else "")
     kept = {key.decode() for place in ("z", "dead") for key in client.zrange(f"{base}:{place}", 0, -1)}
     return streamed, kept
-
-
-def slot_of(base: str) -> int:
-    return key_slot(base.encode())

@@ -2,31 +2,70 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import select
+import signal
+import sys
+from collections.abc import Mapping
 from contextlib import suppress
 
-#: Environment variable with the pipe's number. The underscore keeps it out of the settings.
-VARIABLE = "PENSTOCK__LIFELINE"
+#: Environment variables with the pipe's number, and which of the supervisor's workers this is (0: the
+#: first). The underscore keeps them out of the settings.
+VARIABLE, NUMBER = "PENSTOCK__LIFELINE", "PENSTOCK__NUMBER"
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Lifeline:
     """The worker's end. Without a supervisor everything here does nothing."""
 
-    def __init__(self, fd: int | None) -> None:
+    def __init__(self, fd: int | None, number: int = 0) -> None:
         self._fd = fd
+        #: Which of the supervisor's workers this is, counted from 0.
+        self.number = number
 
     @classmethod
     def from_environment(cls) -> Lifeline:
         """The pipe that a supervisor has left for this process, if it has one."""
         text = os.environ.pop(VARIABLE, "")  # not for children of this process
+        number = os.environ.pop(NUMBER, "")
         if not text.isdecimal():
             return cls(None)
         os.set_inheritable(int(text), False)
-        return cls(int(text))
+        return cls(int(text), int(number) if number.isdecimal() else 0)
+
+    @staticmethod
+    def variables(fd: int, number: int) -> Mapping[str, str]:
+        """The environment by which a worker process finds its end."""
+        return {VARIABLE: str(fd), NUMBER: str(number)}
 
     @property
     def is_supervised(self) -> bool:
         return self._fd is not None
+
+    @property
+    def fd(self) -> int | None:
+        """Readable when the supervisor has gone; None without one."""
+        return self._fd
+
+    def follow(self) -> bool:
+        """Have this process be sent SIGTERM when the supervisor dies; False where the kernel cannot do that.
+
+        Linux sends it when the *thread* that started this process ends: the supervisor has but one.
+        """
+        if self._fd is None:
+            return True
+        if sys.platform != "linux":
+            return False
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        if select.select([self._fd], [], [], 0)[0]:  # it died before the kernel was told
+            os.kill(os.getpid(), signal.SIGTERM)
+        return True
+
+    def grace(self, seconds: float) -> None:
+        """How long this worker lets tasks finish after SIGTERM: its app's setting, which the supervisor cannot know."""
+        self._say(f"grace {seconds:.3f}")
 
     def ready(self) -> None:
         """The worker fetches."""
@@ -42,6 +81,6 @@ class Lifeline:
 
     def _say(self, line: str) -> None:
         if self._fd is not None:
-            # A supervisor that is gone, or does not read (the pipe holds 64 KiB), is not our trouble.
+            # A supervisor that is gone, or does not read (the pipe is non-blocking), is not our trouble.
             with suppress(OSError):
                 os.write(self._fd, line.replace("\n", " ").encode() + b"\n")

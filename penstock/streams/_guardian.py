@@ -27,6 +27,7 @@ class ServerEnded(Exception):
 
 
 def main(folder: str, binary: str, path: str) -> None:
+    """Guard one run of the server, from its start to its end."""
     if os.fork():
         os._exit(0)  # whoever started us waits for this process; the guardian belongs to init
     alone = lock(folder, "guardian")
@@ -55,6 +56,7 @@ def main(folder: str, binary: str, path: str) -> None:
 
 
 def start(folder: str, binary: str, path: str, libc: ctypes.CDLL | None) -> subprocess.Popen[bytes]:
+    """Start the server; it ends when the guardian dies, where the system can do that."""
     options = {
         "port": "0",
         "unixsocket": path,
@@ -102,6 +104,7 @@ def end_orphan(path: str) -> None:
 
 
 def wait_for_start(server: subprocess.Popen[bytes], path: str) -> None:
+    """Return when the server answers, be it that it is loading; ServerEnded if it never does."""
     deadline = time.monotonic() + START_WITHIN
     while time.monotonic() < deadline:
         if server.poll() is not None:
@@ -134,6 +137,7 @@ def wait_for_users(folder: str) -> None:
 
 
 def stop(server: subprocess.Popen[bytes]) -> None:
+    """End the server, with everything on disk, and wait for that."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     server.terminate()
     server.send_signal(signal.SIGCONT)
@@ -145,14 +149,17 @@ def stop(server: subprocess.Popen[bytes]) -> None:
 
 
 def server_ended(*_: object) -> None:
+    """SIGCHLD: the server is gone though nobody stopped it."""
     raise ServerEnded
 
 
 def lock(folder: str, name: str) -> int:
+    """A descriptor to lock by flock."""
     return os.open(os.path.join(folder, name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def write(folder: str, run: dict[str, object]) -> None:
+    """Let newcomers know where the server is."""
     new = os.path.join(folder, "run.new")
     with open(new, "w", encoding="utf-8") as file:
         json.dump(run, file)

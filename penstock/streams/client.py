@@ -16,6 +16,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from penstock.errors import BrokerError
 from penstock.streams.calls import Call
+from penstock.streams.wire import Wire
 from penstock.streams.connection import Connector, acheck_server, is_transient, translate
 
 T = TypeVar("T")
@@ -43,7 +44,8 @@ class SyncClient(_Client):
 
     def __init__(self, connector: Connector) -> None:
         self._connector = connector
-        self._redis = connector.sync_client()
+        client: Any = connector.sync_client()
+        self._wire: Any = client if connector.is_cluster else Wire(client)
 
     def run(self, call: Call[T], retry_for: float = 0.0) -> T:
         """The call's reply; goes on trying for `retry_for` seconds while the server is away.
@@ -57,10 +59,10 @@ class SyncClient(_Client):
 
     def _send(self, call: Call[T]) -> Any:
         try:
-            return self._redis.execute_command(*call.by_sha())
+            return self._wire.execute_command(*call.by_sha())
         except NoScriptError:
             # After SCRIPT FLUSH, a restart or a failover: scripts are not kept or replicated.
-            return self._redis.execute_command(*call.by_text())
+            return self._wire.execute_command(*call.by_text())
 
     def _again(self, call: Call[T], fault: Exception, retry_for: float) -> T:
         deadline = time.monotonic() + retry_for
@@ -75,7 +77,7 @@ class SyncClient(_Client):
         raise AssertionError("unreachable")
 
     def close(self) -> None:
-        self._redis.close()
+        self._wire.close()
 
 
 class AsyncClient(_Client):
@@ -97,7 +99,7 @@ class AsyncClient(_Client):
         if len(calls) == 1 or self._connector.is_cluster:
             return await asyncio.gather(*[self._or_error(call) for call in calls])
         try:
-            pipe: Any = self._redis.pipeline(transaction=False)  # type: ignore[attr-defined]
+            pipe: Any = self._redis.pipeline(transaction=False)
             for call in calls:
                 pipe.execute_command(*call.by_sha())
             replies = await pipe.execute(raise_on_error=False)

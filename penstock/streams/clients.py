@@ -76,7 +76,7 @@ class PerLoop(Generic[T]):
         lifetime = self._lifetime(value)
         # Its first step registers it with the loop; it does not await anything, so it ends at once.
         try:
-            lifetime.__anext__().send(None)  # type: ignore[attr-defined]
+            lifetime.__anext__().send(None)
         except StopIteration:
             pass
         self._of[loop] = value, lifetime

@@ -35,6 +35,7 @@ def no_retry() -> Retry:
 
 
 def no_async_retry() -> AsyncRetry:
+    """`no_retry` for async clients."""
     return AsyncRetry(NoBackoff(), 0)
 
 
@@ -198,27 +199,27 @@ class _AsyncLocated:
             raise redis.ConnectionError(f"not the primary any more: {error}") from error
 
 
-class LocatedConnection(_Located, Connection):
+class _LocatedConnection(_Located, Connection):
     pass
 
 
-class LocatedSSLConnection(_Located, SSLConnection):
+class _LocatedSSLConnection(_Located, SSLConnection):
     pass
 
 
-class LocatedUnixConnection(_Located, UnixDomainSocketConnection):
+class _LocatedUnixConnection(_Located, UnixDomainSocketConnection):
     pass
 
 
-class AsyncLocatedConnection(_AsyncLocated, AsyncConnection):
+class _AsyncLocatedConnection(_AsyncLocated, AsyncConnection):
     pass
 
 
-class AsyncLocatedSSLConnection(_AsyncLocated, AsyncSSLConnection):
+class _AsyncLocatedSSLConnection(_AsyncLocated, AsyncSSLConnection):
     pass
 
 
-class AsyncLocatedUnixConnection(_AsyncLocated, AsyncUnixConnection):
+class _AsyncLocatedUnixConnection(_AsyncLocated, AsyncUnixConnection):
     pass
 
 
@@ -226,15 +227,15 @@ SYNC_CLASSES: Mapping[str, Callable[..., Any]] = {
     "tcp": Connection,
     "tls": SSLConnection,
     "unix": UnixDomainSocketConnection,
-    "located tcp": LocatedConnection,
-    "located tls": LocatedSSLConnection,
-    "located unix": LocatedUnixConnection,
+    "located tcp": _LocatedConnection,
+    "located tls": _LocatedSSLConnection,
+    "located unix": _LocatedUnixConnection,
 }
 ASYNC_CLASSES: Mapping[str, Callable[..., Any]] = {
     "tcp": AsyncConnection,
     "tls": AsyncSSLConnection,
     "unix": AsyncUnixConnection,
-    "located tcp": AsyncLocatedConnection,
-    "located tls": AsyncLocatedSSLConnection,
-    "located unix": AsyncLocatedUnixConnection,
+    "located tcp": _AsyncLocatedConnection,
+    "located tls": _AsyncLocatedSSLConnection,
+    "located unix": _AsyncLocatedUnixConnection,
 }

@@ -12,10 +12,11 @@ from penstock.streams.record import Record, State, TaskInfo
 from penstock.tasks.context import current_or_none
 from penstock.tasks.results import Results
 
-R = TypeVar("R")
+#: What the task returns. A `Handle` only gives it, never takes it.
+R_co = TypeVar("R_co", covariant=True)
 
 
-class Handle(Generic[R]):
+class Handle(Generic[R_co]):
     """A task by its id. Each method has an async twin whose name begins with ``a``.
 
     Attributes:
@@ -30,7 +31,7 @@ class Handle(Generic[R]):
         self,
         id: str,
         results: Results,
-        decode: Callable[[bytes], R],
+        decode: Callable[[bytes], R_co],
         sync_in_loop: SyncInLoop = "warn",
         created: bool | None = None,
     ) -> None:
@@ -40,7 +41,7 @@ class Handle(Generic[R]):
         self._decode = decode
         self._sync_in_loop = sync_in_loop
 
-    def get(self, timeout: float | None = None, *, allow_in_task: bool = False) -> R:
+    def get(self, timeout: float | None = None, *, allow_in_task: bool = False) -> R_co:
         """Wait for the task to end and return its result.
 
         Args:
@@ -59,11 +60,11 @@ class Handle(Generic[R]):
         self._check_may_block(allow_in_task)
         return self._value(self._results.wait(self.id, timeout))
 
-    async def aget(self, timeout: float | None = None) -> R:
+    async def aget(self, timeout: float | None = None) -> R_co:
         """As `get`; does not block the event loop. ``await handle`` is the same without a timeout."""
         return self._value(await self._results.await_(self.id, timeout))
 
-    def __await__(self) -> Generator[Any, Any, R]:
+    def __await__(self) -> Generator[Any, Any, R_co]:
         return self.aget().__await__()
 
     def state(self) -> State:
@@ -101,7 +102,7 @@ class Handle(Generic[R]):
         answer = await self._results.acancel(self.id)
         return answer.ended or answer.requested
 
-    def _value(self, record: Record) -> R:
+    def _value(self, record: Record) -> R_co:
         match record.state:
             case State.SUCCEEDED:
                 value = record.value

@@ -6,8 +6,6 @@ import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar, Unpack, cast, overload
 
-
-
 from penstock.errors import ConfigurationError, InvalidTask
 from penstock.tasks.codec import Codec
 from penstock.tasks.handle import Handle
@@ -19,6 +17,7 @@ P = ParamSpec("P")
 #: What a plain call returns: a coroutine, for an async task.
 C_co = TypeVar("C_co", covariant=True)
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 
 class Task(Generic[P, C_co]):
@@ -161,7 +160,7 @@ class Task(Generic[P, C_co]):
             yield prepare(self.name, encode(tuple(args), {}), self.config, self._call)
 
 
-class Signature(Generic[R]):
+class Signature(Generic[R_co]):
     """A call with its checked arguments and options, not sent yet; as data, it can be sent more than once."""
 
     __slots__ = ("args", "call", "task")
@@ -171,19 +170,19 @@ class Signature(Generic[R]):
         self.args = args
         self.call = call
 
-    def options(self, **options: Unpack[CallOptionsDict]) -> Signature[R]:
+    def options(self, **options: Unpack[CallOptionsDict]) -> Signature[R_co]:
         """This call with other options; see `CallOptions`."""
         call = CallOptions.from_keywords(options) if self.call is None else self.call.merge(options)
         return Signature(self.task, self.args, call)
 
-    def delay(self) -> Handle[R]:
+    def delay(self) -> Handle[R_co]:
         """Send it."""
         sender = self.task._sender
         producer = sender.sync_producer()
         outgoing = self.prepare()
         return sender.handle(outgoing.id, self.task.codec, producer.send(outgoing))
 
-    async def adelay(self) -> Handle[R]:
+    async def adelay(self) -> Handle[R_co]:
         """Send it."""
         sender = self.task._sender
         outgoing = self.prepare()

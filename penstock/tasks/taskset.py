@@ -59,7 +59,7 @@ class TaskSet:
         self, *, name: str | None = None, bind: Literal[False] = False, **options: Unpack[TaskOptionsDict]
     ) -> Callable[[Callable[P, C]], Task[P, C]]: ...
     def task(
-        self, function: Callable[..., Any] | None = None, /, *, name: str | None = None, bind: bool = False, **options: Any
+        self, function: Callable[..., Any] | None = None, *, name: str | None = None, bind: bool = False, **options: Any
     ) -> Any:
         """Register a function as a task: bare, ``@app.task``, or with options, ``@app.task(queue="mail")``.
 

@@ -399,6 +399,7 @@ async def test_an_async_client_starts_the_server_and_finds_it_again(folder: Path
     await client.aclose()
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_child_of_a_connected_client_becomes_a_user(folder: Path) -> None:
     connector = Connector(resolve_url(f"embedded://{folder}"), Settings())
     client = connector.sync_client()

@@ -29,6 +29,11 @@ pytestmark = pytest.mark.anyio
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": request.param}
+
+
 @pytest.fixture
 async def pool() -> AsyncIterator[ProcessPool]:
     pool = ProcessPool(2)
@@ -330,7 +335,7 @@ def script(tmp_path: Path, body: str) -> list[str]:
     """A command that runs `body` in a worker of its own."""
     path = tmp_path / "script.py"
     path.write_text(textwrap.dedent(WORKER) % textwrap.indent(textwrap.dedent(body), " " * 4).strip())
-    return [sys.executable, "-W", "error", "-X", "dev", str(path)]
+    return [sys.executable, "-W", "error", str(path)]
 
 
 def environment() -> dict[str, str]:

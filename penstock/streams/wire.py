@@ -1,0 +1,71 @@
+"""The shortest way of a command through redis-py: a sync call of a producer is one of these.
+
+`Redis.execute_command` looks at its pool, its connection, its retries and its telemetry each time;
+for one small command that is half of what the client does. Here a connection that was just used is
+used again. A connection that the server has closed meanwhile is found out by the command itself,
+which is sent again on a new one: every call of ours may be.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from contextlib import suppress
+from typing import Any
+
+from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError
+
+from penstock.streams.connection import POOL
+
+
+class Wire:
+    """Sends commands on the connections of a client's pool. Safe for threads, and in a forked child."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._pool = client.connection_pool
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._idle: deque[Any] = deque()
+        # More threads than connections wait here, and not for the pool, which does not know `_idle`.
+        self._free = threading.Semaphore(POOL)
+
+    def execute_command(self, *args: Any) -> Any:
+        """The reply, or an exception of redis-py."""
+        if self._pid != os.getpid():
+            self._reset()  # the parent's sockets stay the parent's; the pool forgets them, too
+        with self._free:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return self._on(self._pool.get_connection(), args)
+            try:
+                return self._on(connection, args)
+            except TimeoutError:
+                raise
+            except ConnectionError:
+                return self._on(self._pool.get_connection(), args)
+
+    def _on(self, connection: Any, args: tuple[Any, ...]) -> Any:
+        try:
+            connection.send_command(*args)
+            reply = connection.read_response()
+        except ResponseError:
+            self._idle.append(connection)
+            raise
+        except BaseException:  # also an interrupt between command and reply: it must not be used again
+            with suppress(RedisError, OSError):
+                connection.disconnect()
+            self._pool.release(connection)
+            raise
+        self._idle.append(connection)
+        return reply
+
+    def close(self) -> None:
+        """Close all connections; the next command opens new ones."""
+        while self._idle:
+            self._pool.release(self._idle.pop())
+        self._client.close()

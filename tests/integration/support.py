@@ -1,0 +1,110 @@
+"""What the behaviour tests share: recorded events, worker processes, counts of commands."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import redis
+
+from penstock import App
+from penstock.events import Event
+from tests.servers import await_until, wait_until
+
+E = TypeVar("E", bound=Event)
+
+#: Seconds for what should take a moment; nothing is ever measured by it.
+PATIENCE = 20.0
+
+
+class Seen:
+    """The events of an app, in order."""
+
+    def __init__(self, *apps: App) -> None:
+        self.events: list[Event] = []
+        for app in apps:
+            app.observe(self.events.append)
+
+    def of(self, kind: type[E], **fields: Any) -> list[E]:
+        """Events of this kind with these fields."""
+        return [
+            event
+            for event in list(self.events)
+            if isinstance(event, kind) and all(getattr(event, name) == value for name, value in fields.items())
+        ]
+
+    def wait(self, kind: type[E], count: int = 1, timeout: float = PATIENCE, **fields: Any) -> list[E]:
+        """At least `count` of them, as soon as there are so many."""
+        wait_until(lambda: len(self.of(kind, **fields)) >= count, timeout)
+        return self.of(kind, **fields)
+
+    async def arrive(self, kind: type[E], count: int = 1, timeout: float = PATIENCE, **fields: Any) -> list[E]:
+        """As `wait`, while the event loop runs."""
+        await await_until(lambda: len(self.of(kind, **fields)) >= count, timeout)
+        return self.of(kind, **fields)
+
+
+class WorkerProcess:
+    """One worker in a process of its own (`tests.integration.worker_process`). It dies with the test."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        command = [sys.executable, "-m", "tests.integration.worker_process", json.dumps(settings)]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+        )
+        #: What it has told: "ready", then lines of the tasks.
+        self.lines: list[str] = []
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+    def wait_ready(self) -> WorkerProcess:
+        wait_until(lambda: "ready" in self.lines or self.process.poll() is not None, 60)
+        assert "ready" in self.lines, "the worker process ended"
+        return self
+
+    def wait_line(self, line: str, timeout: float = PATIENCE) -> None:
+        wait_until(lambda: line in self.lines, timeout)
+
+    def stop(self) -> int:
+        """SIGTERM, and wait."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=30)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(timeout=30)
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None and not pipe.closed and pipe is self.process.stdin:
+                pipe.close()
+
+
+def calls_of(client: redis.Redis, *commands: str) -> int:
+    """How often the server has run these commands, by INFO commandstats; calls in scripts count."""
+    stats: Any = client.info("commandstats")
+    return sum(stats.get(f"cmdstat_{command}", {}).get("calls", 0) for command in commands)
+
+
+def entries(client: redis.Redis, namespace: str, queue: str = "default", priority: str = "default") -> int:
+    """Entries in a stream, delivered or not."""
+    return int(client.xlen(f"{{{namespace}:{queue}}}:s:{priority}"))  # type: ignore[arg-type]
+
+
+def pending(client: redis.Redis, namespace: str, queue: str = "default", priority: str = "default") -> Sequence[Any]:
+    """(entry, consumer, ..) of delivered entries; none if there is no group yet."""
+    try:
+        found: Any = client.xpending_range(f"{{{namespace}:{queue}}}:s:{priority}", "w", "-", "+", 1000)
+    except redis.ResponseError:
+        return []
+    return list(found)
