@@ -89,8 +89,8 @@ class App(TaskSet):
     def include(self, *tasksets: TaskSet) -> None:
         """Take over the tasks of other `TaskSet` objects. Raises `InvalidTask` if a name is taken."""
         for taskset in tasksets:
-            if isinstance(taskset, App):
-                raise ConfigurationError(f"{taskset!r} is an app of its own; include a TaskSet")
+            if isinstance(taskset, App) or taskset._sender.is_connected:
+                raise ConfigurationError(f"{taskset!r} belongs to an app already; include a TaskSet that does not")
             for task in taskset.tasks.values():
                 task.config = task.config.over(self._defaults)
                 self._add(task)

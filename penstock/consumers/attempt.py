@@ -70,6 +70,11 @@ class Attempt:
         return RetryPolicy.from_spec(self.message.retry, own)
 
     @property
+    def is_stopped(self) -> bool:
+        """Somebody has asked for it to stop."""
+        return self.stop is not None
+
+    @property
     def is_suspect(self) -> bool:
         """It has crashed two workers or more, this one perhaps next."""
         return self.delivery.deliveries > 2

@@ -69,15 +69,16 @@ class Link:
 async def every(once: Callable[[], Awaitable[float | None]], link: Link, bell: Bell | None = None) -> None:
     """Repeat `once`, which answers in how many seconds it wants to run again (None: when rung for)."""
     bell = bell or Bell()
-    tries = pauses()
+    tries, failed = pauses(), False
     while True:
         try:
             pause = await once()
-            link.up()
-            tries = pauses()
+            if failed:  # only who has failed knows that the server is back: others may not have asked
+                link.up()
+                tries, failed = pauses(), False
         except BrokerError as error:
             link.down(error)
-            pause = next(tries)
+            pause, failed = next(tries), True
         except Exception:
             # A duty must never end while the worker runs; a bug in one is loud, and bounded.
             log.exception("%s failed; it goes on in a second", getattr(once, "__qualname__", once))

@@ -41,6 +41,8 @@ class Fetcher:
         self._unblocking: asyncio.Future[list[None]] | None = None
         self._faulted = False
         self._stopping = False
+        #: Queues on which a blocking read has just found nothing: not worth a fetch before the next read.
+        self._dry: list[str] = []
         #: True while a fetch has found nothing and nothing has come since.
         self.idle = False
         self._bell = Bell()
@@ -63,11 +65,11 @@ class Fetcher:
             await self._bell.wait(None)
             return 0.0
         try:
-            if not await self._fetch(bases):
+            if self._dry == bases or not await self._fetch(bases):
                 self.idle = True
-                await self._block(frozenset(bases))
+                self._dry = bases if not await self._block(frozenset(bases)) else []
         except BrokerError:
-            self._faulted = True
+            self._faulted, self._dry = True, []
             raise
         return 0.0
 
@@ -100,11 +102,12 @@ class Fetcher:
             total += self._take(queue, await state.client.run(call))
         return total
 
-    async def _block(self, bases: frozenset[str]) -> None:
+    async def _block(self, bases: frozenset[str]) -> bool:
+        """False if the time was over and nothing had come."""
         self._waiting_for = bases
         try:
             if self._stopping:
-                return
+                return False
             groups = [(reader, [b for b in group if b in bases]) for reader, group in self._readers]
             reads = [asyncio.ensure_future(self._read(reader, group)) for reader, group in groups if group]
             # A read is never cancelled (see `Reader`): the first to end lets the others end, too.
@@ -112,14 +115,15 @@ class Fetcher:
             if len(reads) > 1:
                 await asyncio.gather(*[reader.unblock() for reader, _ in self._readers])
             await asyncio.wait(reads)
-            for read in reads:
-                read.result()
+            return any([read.result() for read in reads])
         finally:
             self._waiting_for = frozenset()
 
-    async def _read(self, reader: Reader, group: Sequence[str]) -> None:
+    async def _read(self, reader: Reader, group: Sequence[str]) -> bool:
         state = self._state
         arrivals = await reader.read([(base, priority) for base in group for priority in PRIORITIES])
+        if arrivals is None:
+            return False
         entries: dict[str, list[tuple[str, str]]] = {}
         for base, priority, entry in arrivals:
             entries.setdefault(base, []).append((priority, entry))
@@ -127,6 +131,7 @@ class Fetcher:
             queue = state.queues[base]
             call = consume.admit(base, queue, state.consumer, found, state.settings.result_ttl)
             self._take(queue, await state.client.run(call))
+        return True
 
     def _take(self, queue: str, batch: Batch) -> int:
         if batch.read:

@@ -46,6 +46,7 @@ class Leases:
         self._turned_at = time.monotonic()
         self._reported = BLOCKED_AFTER
         self._wedged: set[int] = set()
+        self._failed = False
         self._thread = threading.Thread(target=self._run, name="penstock-leases", daemon=True)
 
     def start(self) -> None:
@@ -78,8 +79,12 @@ class Leases:
                 for i in range(0, len(attempts), consume.RENEW_BATCH):
                     self._renew(base, attempts[i : i + consume.RENEW_BATCH])
         except BrokerError as error:
+            self._failed = True
             self._on_loop(self._state.link.down, error)
             return False
+        if self._failed:
+            self._failed = False
+            self._on_loop(self._state.link.up)
         return True
 
     def _renew(self, base: str, attempts: list[Attempt]) -> None:

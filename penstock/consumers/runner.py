@@ -67,17 +67,25 @@ class Runner:
             outcome = await self._outcome(attempt)
         finally:
             # Also when the worker itself is being torn down: then the task goes back.
-            attempt.ended = time.monotonic()
-            attempt.coro = None
-            self._state.done += 1
-            if outcome is None:
-                self._state.in_flight.forget(attempt)
-            else:
-                self._settler.add(attempt, outcome)
+            self.end(attempt, outcome)
             self._state.slots.give(attempt.kind)
+
+    def end(self, attempt: Attempt, outcome: Outcome | None) -> None:
+        """Hand the outcome over, unless the worker has given the attempt up before; None: drop it."""
+        if attempt.ended:
+            return
+        attempt.ended = time.monotonic()
+        attempt.coro = None
+        self._state.done += 1
+        if outcome is None:
+            self._state.in_flight.forget(attempt)
+        else:
+            self._settler.add(attempt, outcome)
 
     async def _outcome(self, attempt: Attempt) -> Outcome | None:
         """How it ended; None: the lease was lost, so it is no longer ours to end."""
+        if attempt.is_stopped:
+            return _stopped(attempt)
         context = self._context(attempt)
         try:
             outcome = await self._run(attempt, context)
@@ -85,7 +93,7 @@ class Runner:
             return _stopped(attempt)
         except ThreadStuck as stuck:
             self._report_stuck(attempt, stuck)
-            if attempt.stop is not None:
+            if attempt.is_stopped:
                 return _stopped(attempt)
             outcome = decide(HardTimeout(str(stuck)), attempt.policy(), context.attempt)
         except asyncio.CancelledError as error:

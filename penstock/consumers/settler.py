@@ -43,6 +43,9 @@ class Settler:
         self._on_settled = on_settled
         self._waiting: deque[Item] = deque()
         self._sending: list[Item] = []
+        #: Told when a task that had crashed workers has ended: the next such one may start.
+        self.on_suspect: Callable[[], object] = lambda: None
+        self._out_of_memory = False
         self._bell = Bell()
 
     def __len__(self) -> int:
@@ -64,10 +67,13 @@ class Settler:
         while self._waiting or self._sending:
             if not self._sending:
                 self._sending = self._next_batch()
-            again = await self._send(self._sending)
-            self._sending = again
-            if again:
+            self._sending = await self._send(self._sending)
+            if self._sending:
+                self._out_of_memory = True
                 return OOM_PAUSE
+            if self._out_of_memory:
+                self._out_of_memory = False
+                self._state.link.up()
         return None
 
     def _next_batch(self) -> list[Item]:
@@ -137,6 +143,8 @@ class Settler:
         self._state.in_flight.forget(attempt)
         self._state.slots.unsettled(-1)
         self._on_settled(attempt, outcome, answer)
+        if attempt.is_suspect:
+            self.on_suspect()
         return False
 
 

@@ -15,7 +15,7 @@ from typing import Literal
 import anyio
 import msgspec
 
-from penstock.consumers.attempt import Stop
+from penstock.consumers.attempt import Attempt, Stop
 from penstock.consumers.control import Control
 from penstock.consumers.duty import every
 from penstock.consumers.fetcher import Fetcher
@@ -27,6 +27,7 @@ from penstock.consumers.lifeline import Lifeline
 from penstock.consumers.processes import ProcessPool
 from penstock.consumers.promoter import Promoter
 from penstock.consumers.reclaimer import Reclaimer
+from penstock.consumers.outcome import Released
 from penstock.consumers.runner import Runner
 from penstock.consumers.settler import Settler
 from penstock.consumers.slots import Slots
@@ -129,6 +130,7 @@ class Worker:
         heartbeat = Heartbeat(state)
         leases = Leases(state, self._lifeline.beat)
         watch = Watch(state, self._options, fetcher, settler, self.stop, self._be_replaced)
+        settler.on_suspect = reclaimer.bell.ring
         link = state.link
 
         async with anyio.create_task_group() as duties:
@@ -149,7 +151,7 @@ class Worker:
             log.info("stopping: %d tasks in flight", len(state.in_flight))
             await fetcher.stop()
             await reclaimer.stop()
-            await self._finish(state, settler)
+            await self._finish(state, settler, runner)
             duties.cancel_scope.cancel()
 
         await asyncio.to_thread(leases.stop)
@@ -170,7 +172,7 @@ class Worker:
             else:
                 return state.link.up()
 
-    async def _finish(self, state: WorkerState, settler: Settler) -> None:
+    async def _finish(self, state: WorkerState, settler: Settler, runner: Runner) -> None:
         """Let what runs finish, for the grace period; stop and hand back the rest; settle everything."""
         await self._until(lambda: not running(state), self._grace, or_hurry=True)
         left = running(state)
@@ -179,6 +181,8 @@ class Worker:
             for attempt in left:
                 attempt.request_stop(Stop.RELEASED)
             await self._until(lambda: not running(state), UNWIND)
+            for attempt in running(state):  # code that cannot be stopped; its task need not wait for it
+                runner.end(attempt, Released())
         await self._until(lambda: not len(settler), LAST_SETTLE)
         if len(settler):
             log.error("the server does not answer: %d outcomes are lost, their tasks will run again", len(settler))
@@ -212,7 +216,7 @@ class Worker:
         self.ready.set()
 
 
-def running(state: WorkerState) -> list:  # type: ignore[type-arg]
+def running(state: WorkerState) -> list[Attempt]:
     """Attempts whose code has not ended."""
     return [attempt for attempt in state.in_flight.all() if not attempt.ended and attempt.kind]
 

@@ -36,8 +36,8 @@ class Reader:
         self._id = 0
         self._reading = False
 
-    async def read(self, streams: Sequence[tuple[str, str]]) -> list[Arrival]:
-        """Wait for an entry on any of the `streams` (base, priority): one of each that has some, or none.
+    async def read(self, streams: Sequence[tuple[str, str]]) -> list[Arrival] | None:
+        """Wait for an entry on any of the `streams` (base, priority): one of each that has some; None: none came.
 
         COUNT is per stream, and up to Redis 7.0 a wake may bring a lower priority first: so one
         entry is taken, and the rest by a fetch. Raises `BrokerError`; entries may then have been
@@ -57,7 +57,7 @@ class Reader:
             # next fetch makes both again. Anything else is a real error.
             if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
                 raise self._error(error) from error
-            return []
+            return []  # worth a fetch
         except FAULTS as fault:
             await self._drop()
             raise self._error(fault) from fault
@@ -66,8 +66,10 @@ class Reader:
             raise
         finally:
             self._reading = False
+        if not reply:
+            return None
         of = dict(zip(names, streams, strict=True))
-        return [(*of[name.decode()], entries[0][0].decode()) for name, entries in reply or ()]
+        return [(*of[name.decode()], entries[0][0].decode()) for name, entries in reply]
 
     async def unblock(self) -> None:
         """End the read that is under way, if any; it then returns what it has. Never loses an entry."""

@@ -25,11 +25,13 @@ _NO_OPTIONS = CallOptions()
 class Outgoing:
     """One call that is ready to be sent."""
 
-    __slots__ = ("envelope", "queue")
+    __slots__ = ("envelope", "position", "queue")
 
     def __init__(self, queue: str, envelope: Envelope) -> None:
         self.queue = queue
         self.envelope = envelope
+        #: Its place among the calls of a bulk.
+        self.position = 0
 
     @property
     def id(self) -> str:
@@ -84,9 +86,9 @@ class Producer:
         return self._accepted(outgoing, answer)
 
     def send_all(self, calls: Iterable[Outgoing]) -> list[tuple[str, bool]]:
-        """(id, new?) of each call, in a round trip for each few hundred. All are tried; then the first
-        error is raised, with `sent` = those that were accepted."""
-        sent, errors = [], []  # type: ignore[var-annotated]
+        """(id, new?) of each call, in their order, in a round trip for each few hundred. All are tried;
+        then the first error is raised, with `sent` = those that were accepted."""
+        sent, errors = {}, []  # type: ignore[var-annotated]
         for queue, batch in batches(calls):
             if queue not in self._registered:
                 self._clients.sync.run(self._register(queue), self._settings.retry_for)
@@ -96,7 +98,7 @@ class Producer:
 
     async def asend_all(self, calls: Iterable[Outgoing]) -> list[tuple[str, bool]]:
         """As `send_all`."""
-        sent, errors = [], []  # type: ignore[var-annotated]
+        sent, errors = {}, []  # type: ignore[var-annotated]
         client = self._clients.of_loop
         for queue, batch in batches(calls):
             if queue not in self._registered:
@@ -116,12 +118,12 @@ class Producer:
         self,
         batch: Sequence[Outgoing],
         answers: Sequence[Enqueued],
-        sent: list[tuple[str, bool]],
+        sent: dict[int, tuple[str, bool]],
         errors: list[Exception],
     ) -> None:
         for outgoing, answer in zip(batch, answers, strict=True):
             try:
-                sent.append((outgoing.id, self._accepted(outgoing, answer)))
+                sent[outgoing.position] = outgoing.id, self._accepted(outgoing, answer)
             except Exception as error:
                 errors.append(error)
 
@@ -158,7 +160,8 @@ def new_key() -> str:
 def batches(calls: Iterable[Outgoing]) -> Iterator[tuple[str, list[Outgoing]]]:
     """Batches of one queue each, bounded in number and bytes."""
     open_batches: dict[str, tuple[list[Outgoing], int]] = {}
-    for outgoing in calls:
+    for position, outgoing in enumerate(calls):
+        outgoing.position = position
         batch, size = open_batches.get(outgoing.queue, ([], 0))
         batch.append(outgoing)
         size += len(outgoing.envelope.message)
@@ -170,14 +173,15 @@ def batches(calls: Iterable[Outgoing]) -> Iterator[tuple[str, list[Outgoing]]]:
         yield queue, batch
 
 
-def _all_or_error(sent: list[tuple[str, bool]], errors: list[Exception]) -> list[tuple[str, bool]]:
+def _all_or_error(sent: dict[int, tuple[str, bool]], errors: list[Exception]) -> list[tuple[str, bool]]:
+    in_order = [sent[position] for position in sorted(sent)]
     if errors:
         error = errors[0]
         if isinstance(error, SendError):
-            error.sent = [id for id, _ in sent]
+            error.sent = [id for id, _ in in_order]
         error.add_note(f"{len(sent)} calls of this bulk were enqueued, {len(errors)} were not")
         raise error
-    return sent
+    return in_order
 
 
 def _when(value: float | datetime | None) -> str:

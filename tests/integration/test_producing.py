@@ -193,7 +193,7 @@ async def test_a_handle_from_an_id_alone(app: App, make_app: MakeApp) -> None:
     await send.options(id="a:b").adelay(when)
     async with app.running():
         assert await send.handle("a:b") == when
-        assert await make_app("other process").handle("mail:a:b").aget(timeout=10) == when
+        assert await make_app("other-process").handle("mail:a:b").aget(timeout=10) == when
     assert send.handle("a:b").created is None
     with pytest.raises(TaskNotFound, match="mail:nobody"):
         send.handle("nobody").state()
