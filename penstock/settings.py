@@ -84,7 +84,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             if isinstance(value, int) and value < 0:
                 raise ConfigurationError(f"{name} must not be negative, not {value!r}")
         if self.lease < 0.3:
-            raise ConfigurationError(f"lease must be at least 0.3 s: it is renewed every third of it, not {self.lease!r}")
+            raise ConfigurationError(
+                f"lease must be at least 0.3 s: it is renewed every third of it, not {self.lease!r}"
+            )
 
     @property
     def weights(self) -> tuple[int, int, int]:
@@ -96,7 +98,7 @@ _WEIGHTS = ("weight_high", "weight_default", "weight_low")
 _TYPES = get_type_hints(Settings)
 ENV_PREFIX = "PENSTOCK_"
 #: Variables of the same prefix that are not settings: connection, command line, supervisor.
-ENV_OTHERS = frozenset({"URL", "APP"})
+ENV_OTHERS = frozenset({"URL", "APP", "QUEUES", "WORKERS", "LOG_LEVEL", "LOG_FORMAT", "MAX_TASKS", "MAX_RSS"})
 
 
 def load_settings(given: Mapping[str, Any], env: Mapping[str, str] | None = None) -> Settings:

@@ -69,7 +69,6 @@ class Attempt:
             return own
         return RetryPolicy.from_spec(self.message.retry, own)
 
-    @property
     def is_stopped(self) -> bool:
         """Somebody has asked for it to stop."""
         return self.stop is not None

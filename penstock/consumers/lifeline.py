@@ -7,8 +7,8 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Mapping
-from contextlib import suppress
 
 #: Environment variables with the pipe's number, and which of the supervisor's workers this is (0: the
 #: first). The underscore keeps them out of the settings.
@@ -73,14 +73,21 @@ class Lifeline:
 
     def beat(self, kill_at: float | None) -> None:
         """If nothing more is heard until `kill_at` (monotonic, the same clock in all processes), kill this one."""
-        self._say("beat" if kill_at is None else f"beat {kill_at:.3f}")
+        heard = self._say("beat" if kill_at is None else f"beat {kill_at:.3f}")
+        if not heard and kill_at is not None and time.monotonic() >= kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)  # the supervisor has gone, and nobody else would
 
     def replace(self, reason: str) -> None:
         """Start another worker; this one drains and ends."""
         self._say(f"replace {reason}")
 
-    def _say(self, line: str) -> None:
+    def _say(self, line: str) -> bool:
+        """False if the supervisor has gone."""
         if self._fd is not None:
-            # A supervisor that is gone, or does not read (the pipe is non-blocking), is not our trouble.
-            with suppress(OSError):
+            try:
                 os.write(self._fd, line.replace("\n", " ").encode() + b"\n")
+            except BrokenPipeError:
+                return False
+            except OSError:
+                pass  # it does not read (the pipe is non-blocking): not our trouble
+        return True

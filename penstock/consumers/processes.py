@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import logging
 import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import socket
@@ -328,7 +329,8 @@ _GUARD = "a script that starts a worker must do so below `if __name__ == '__main
 _living: set[_Child] = set()
 
 
-# Handlers run last-in first-out, so this one precedes multiprocessing's, which waits for all children.
+# Runs before the handler of multiprocessing.util, which waits for all children: handlers run
+# last-in first-out, and that module, imported above, has registered its own already.
 @atexit.register
 def _kill_all() -> None:
     for child in list(_living):

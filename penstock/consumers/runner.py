@@ -84,7 +84,7 @@ class Runner:
 
     async def _outcome(self, attempt: Attempt) -> Outcome | None:
         """How it ended; None: the lease was lost, so it is no longer ours to end."""
-        if attempt.is_stopped:
+        if attempt.is_stopped():
             return _stopped(attempt)
         context = self._context(attempt)
         try:
@@ -93,7 +93,7 @@ class Runner:
             return _stopped(attempt)
         except ThreadStuck as stuck:
             self._report_stuck(attempt, stuck)
-            if attempt.is_stopped:
+            if attempt.is_stopped():
                 return _stopped(attempt)
             outcome = decide(HardTimeout(str(stuck)), attempt.policy(), context.attempt)
         except asyncio.CancelledError as error:

@@ -87,7 +87,7 @@ class Supervisor:
             self._due.clear()
             if self._stops == 1:
                 grace = max((ward.grace for ward in self._wards), default=0.0)
-                log.info("%s: stopping %d workers; their tasks have %g s to finish", name, len(self._wards), grace)
+                log.info("%s: stopping (%d worker processes); running tasks have %g s to finish", name, len(self._wards), grace)
             else:
                 log.info("%s again: handing back what has not finished", name)
             for ward in self._wards:
@@ -98,6 +98,8 @@ class Supervisor:
         for ward in list(self._wards):
             for line in ward.lines():
                 self._heard(ward, line)
+            if ward.silent:
+                self._forget_pipe(ward)  # its end would be readable for ever
             ward.check(now)
 
     def _heard(self, ward: Ward, line: str) -> None:
@@ -108,6 +110,7 @@ class Supervisor:
             ward.ready = True
             log.info("worker %d ready", ward.pid)
             if not self._ever_ready and not self._stops:
+                log.info("supervisor %d keeps worker processes running: %d", os.getpid(), self._plan.workers)
                 self._due += [(0.0, number) for number in range(1, self._plan.workers)]
             self._ever_ready = True
         elif word == "grace":
@@ -124,7 +127,7 @@ class Supervisor:
                 continue
             for line in ward.lines():  # its last words
                 self._heard(ward, line)
-            self._selector.unregister(ward.pipe)
+            self._forget_pipe(ward)
             ward.pipe.close()
             self._wards.remove(ward)
             self._ended(ward, code)
@@ -143,7 +146,7 @@ class Supervisor:
         if self._stops:
             # SIGTERM itself ends a worker that has not loaded its app yet.
             if ward.killed or code not in (0, -signal.SIGTERM):
-                log.warning("worker %d %s", ward.pid, ward.killed and "was killed" or describe_exit(code))
+                log.warning("worker %d %s", ward.pid, "was killed" if ward.killed else describe_exit(code))
                 self._exit_code = 1
         elif ward.draining or (self._plan.burst and code == 0):
             log.log(logging.WARNING if code else logging.INFO, "worker %d %s", ward.pid, describe_exit(code))
@@ -164,10 +167,20 @@ class Supervisor:
         self._due.append((time.monotonic() + pause, ward.number))
 
     def _start(self, number: int) -> None:
-        ward = Ward.start(number, self._plan.argv)
+        try:
+            ward = Ward.start(number, self._plan.argv)
+        except OSError as error:  # no memory, or too many processes
+            pause = self._backoffs[number].pause(0.0)
+            log.error("no worker can be started: %s; another try in %.2f s", error, pause)
+            self._due.append((time.monotonic() + pause, number))
+            return
         self._selector.register(ward.pipe, selectors.EVENT_READ, ward)
         self._wards.append(ward)
         log.debug("worker %d started", ward.pid)
+
+    def _forget_pipe(self, ward: Ward) -> None:
+        with suppress(KeyError, ValueError):
+            self._selector.unregister(ward.pipe)
 
     # Signals
 

@@ -60,6 +60,8 @@ class Ward:
         #: When to send SIGTERM to one that drains, and when to send SIGKILL (monotonic); None: not at all.
         self.term_at: float | None = None
         self.kill_at: float | None = None
+        #: Nothing more will be heard of it.
+        self.silent = False
         self._buffer = b""
 
     @classmethod
@@ -87,9 +89,14 @@ class Ward:
 
     def lines(self) -> list[str]:
         """What it has said since the last look."""
-        with suppress(OSError):  # nothing more to read, or it was reset
+        try:
             while data := self.pipe.recv(65536):
                 self._buffer += data
+            self.silent = True
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.silent = True
         *complete, self._buffer = self._buffer.split(b"\n")
         return [line.decode(errors="replace") for line in complete]
 
@@ -136,7 +143,9 @@ class Ward:
 
 def describe_exit(code: int) -> str:
     """``ended with exit code 1``, ``was killed by SIGKILL; perhaps there was not enough memory``."""
-    if code >= 0:
+    if code == 0:
+        return "has ended"
+    if code > 0:
         return f"ended with exit code {code}"
     try:
         name = signal.Signals(-code).name

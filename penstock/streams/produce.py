@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
@@ -93,18 +94,19 @@ def read_record(base: str, id: str, key: str, listener: str = "") -> Call[Record
 
 
 class Cancellation(msgspec.Struct, frozen=True):
-    """What a cancel did: `ended` it at once, `requested` it from its worker, or neither (finished, `missing`)."""
+    """What a cancel did: `ended` it at once, `requested` it from its worker, or neither (finished, `missing`, `error`)."""
 
     ended: bool = False
     requested: bool = False
     missing: bool = False
+    error: str | None = None
 
 
 def cancel(base: str, task_keys: Sequence[str], ttl: float) -> Call[list[Cancellation]]:
     """Cancel tasks; `ttl` is how long (s) the record of one that ends now is kept."""
 
     def read(reply: list[bytes]) -> list[Cancellation]:
-        return [Cancellation(ended=r == b"C", requested=r == b"R", missing=r == b"") for r in reply]
+        return [Cancellation(r == b"C", r == b"R", r == b"", failed(r)) for r in reply]
 
     return Call(_CANCEL, (base,), (ms(ttl), *task_keys), read)
 
@@ -119,13 +121,15 @@ class DeadLetter(msgspec.Struct, frozen=True):
 def dead_letters(base: str, limit: int) -> Call[list[DeadLetter]]:
     """The newest `limit` dead letters of a queue, newest first."""
 
-    def read(reply: list[tuple[bytes, float]]) -> list[DeadLetter]:
+    def read(reply: list[Any]) -> list[DeadLetter]:
+        # As the server gives it: member, score, member, ..; redis-py's own clients make pairs of it.
+        flat = not reply or isinstance(reply[0], bytes)
+        pairs = zip(reply[::2], reply[1::2], strict=True) if flat else reply
         return [
-            DeadLetter(key.decode(errors="replace"), datetime.fromtimestamp(float(died) / 1000, timezone.utc))
-            for key, died in reply
+            DeadLetter(key.decode(errors="replace"), datetime.fromtimestamp(float(died) / 1000, UTC))
+            for key, died in pairs
         ]
 
-    # redis-py pairs members with their scores.
     return command("ZREVRANGE", keys.dead(base), 0, limit - 1, "WITHSCORES", read=read)
 
 
@@ -135,9 +139,8 @@ def dead_message(base: str, key: str) -> Call[bytes | None]:
 
 
 def redrive(base: str, task_keys: Sequence[str] = (), limit: int = 1000) -> Call[tuple[int, list[str]]]:
-    """Send dead letters again (the oldest `limit` without keys): how many, and keys that are none."""
+    """Send dead letters again (the oldest `limit` without keys): how many, and keys that are none
+    or cannot be sent."""
     return Call(
         _REDRIVE, (base,), (limit, *task_keys), lambda r: (int(r[0]), [k.decode(errors="replace") for k in r[1]])
     )
-
-

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
-from penstock.errors import ConfigurationError
+from penstock.errors import ConfigurationError, TaskNotFound
 from penstock.settings import Settings
-from penstock.streams import keys, produce
+from penstock.streams import inspect, keys, produce
 from penstock.streams.clients import Clients
 from penstock.streams.message import decode_message
 from penstock.streams.record import Record
@@ -48,6 +48,15 @@ class DeadLetters:
         found = self._clients.sync.run(produce.dead_letters(self._base, limit), self._retry_for)
         letters = (self._letter(letter.key, letter.died_at) for letter in found)
         return [letter for letter in letters if letter is not None]
+
+    def get(self, id: str) -> DeadLetter:
+        """One dead letter. Raises `TaskNotFound` if there is none of this id."""
+        key = self._key(id)
+        died = self._clients.sync.run(inspect.died_at(self._base, key), self._retry_for)
+        letter = None if died is None else self._letter(key, datetime.fromtimestamp(died, UTC))
+        if letter is None:
+            raise TaskNotFound(f"no dead letter {id!r}")
+        return letter
 
     def redrive(self, *ids: str, limit: int = 1000) -> int:
         """Send these again, or the oldest `limit` if no id is given; their number.

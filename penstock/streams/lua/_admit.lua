@@ -1,6 +1,6 @@
 local function end_unstarted(key, state, outcome, now)
   finish(key, waiting_for(key), state, now, TTL)
-  call('HINCRBY', COUNTERS, outcome .. '|' .. (call('HGET', RECORD .. key, 'n') or '?'), 1)
+  count(outcome, call('HGET', RECORD .. key, 'n') or '?')
 end
 
 -- The one gate to a start, whichever way an entry came. What was cancelled or expired ends here, and an
@@ -28,6 +28,19 @@ local function admit(priority, entry, key, now, me)
   return tonumber(r[6]) or 0, deliveries
 end
 
+local function hand_out(out, priority, entry, key, message, retries, deliveries)
+  local n = #out
+  out[n + 1], out[n + 2], out[n + 3] = priority, entry, key
+  out[n + 4], out[n + 5], out[n + 6] = message, retries, deliveries
+end
+
+-- What the record says of this entry: deliveries so far, and retries if this consumer has started it.
+local function started(key, entry, me)
+  local r = key and redis.pcall('HMGET', RECORD .. key, 'd', 'a', 's', 'e', 'w') or {}
+  local mine = r[3] == 'r' and r[4] == entry and r[5] == me
+  return tonumber(r[1]) or 0, mine and (tonumber(r[2]) or 0)
+end
+
 -- Appends priority, entry, key, message, retries, deliveries of an entry to `out` if it may start. An
 -- entry that is no message of ours goes out with the key '' and its raw fields, for the worker to bury.
 -- One that cannot be admitted (its record's key holds another type) stays pending and is a `problem`.
@@ -43,7 +56,5 @@ local function deliver(out, priority, entry, fields, now, me)
   else
     key, message = '', cmsgpack.pack(fields)
   end
-  local n = #out
-  out[n + 1], out[n + 2], out[n + 3] = priority, entry, key
-  out[n + 4], out[n + 5], out[n + 6] = message, retries, deliveries
+  hand_out(out, priority, entry, key, message, retries, deliveries)
 end

@@ -19,6 +19,28 @@ local function guarded(step, i)
   return '!' .. tostring(type(reply) == 'table' and reply.err or reply)
 end
 
+-- A question about a group: nothing is there when the group is gone (FLUSHALL, DEL) or the key is no stream.
+local function ask(...)
+  local reply = redis.pcall(...)
+  if not reply.err then return reply end
+  if reply.err:find('NOGROUP', 1, true) or reply.err:find('WRONGTYPE', 1, true) then return {} end
+  error(reply.err)
+end
+
+local function owns(me, stream, entry)
+  return #ask('XPENDING', stream, 'w', entry, entry, 1, me) == 1
+end
+
+-- From here on maxmemory refuses this script nothing: that is checked before its first write only, and
+-- XACK (here of an entry that is not there) needs no memory. Work that is started gives memory back.
+local function pass_maxmemory(stream)
+  redis.pcall('XACK', stream, 'w', '0-0')
+end
+
+local function count(outcome, name, n)
+  redis.pcall('HINCRBY', COUNTERS, outcome .. '|' .. name, n or 1)
+end
+
 -- Remove an entry from its stream for good. XACK comes first: 6.2 keeps deleted entries in the PEL.
 local function drop(stream, entry)
   call('XACK', stream, 'w', entry)

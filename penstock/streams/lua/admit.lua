@@ -9,8 +9,9 @@ local TTL = ARGV[2]
 local me, now, out, seen = ARGV[1], clock(), {}, 0
 for i = 3, #ARGV, 2 do
   local stream, entry = STREAM .. ARGV[i], ARGV[i + 1]
+  pass_maxmemory(stream)
   -- Still ours? A stall between the read and this call may have lost it to another worker.
-  if #call('XPENDING', stream, 'w', entry, entry, 1, me) == 1 then
+  if owns(me, stream, entry) then
     local e = call('XRANGE', stream, entry, entry)[1]
     seen = seen + 1
     if e then deliver(out, ARGV[i], entry, e[2], now, me) else call('XACK', stream, 'w', entry) end

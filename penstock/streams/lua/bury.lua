@@ -11,7 +11,7 @@ local me, TTL, dead_ttl, most, now = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumb
 local function bury(i)
   local entry, key, name, state = ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local stream, waiting = STREAM .. ARGV[i], waiting_for(key)
-  if #call('XPENDING', stream, 'w', entry, entry, 1, me) == 0 then
+  if not owns(me, stream, entry) then
     local r = call('HMGET', RECORD .. key, 's', 'e', 'w')
     return r[1] == state and r[2] == entry and r[3] == me and 2 or 0
   end
@@ -24,7 +24,7 @@ local function bury(i)
     finish(key, waiting, state, now, TTL)
   end
   drop(stream, entry)
-  call('HINCRBY', COUNTERS, (state == 'f' and 'failed|' or 'cancelled|') .. name, 1)
+  count(state == 'f' and 'failed' or 'cancelled', name)
   return 1
 end
 
@@ -35,10 +35,13 @@ call('ZREMRANGEBYSCORE', DEAD, '-inf', now - dead_ttl)
 local surplus = call('ZCARD', DEAD) - most
 if surplus > 0 then
   for _, key in ipairs(call('ZRANGE', DEAD, 0, surplus - 1)) do
-    call('DEL', PARKED .. key, RESULT .. key)
-    call('PEXPIRE', RECORD .. key, TTL)
+    -- An id may have been sent anew since its record ran out: then these keys are the living task's.
+    if redis.pcall('HGET', RECORD .. key, 's') == 'f' then
+      call('DEL', PARKED .. key, RESULT .. key)
+      call('PEXPIRE', RECORD .. key, TTL)
+    end
     call('ZREM', DEAD, key)
   end
-  call('HINCRBY', COUNTERS, 'trimmed|', surplus)
+  count('trimmed', '', surplus)
 end
 return out

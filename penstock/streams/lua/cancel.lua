@@ -2,14 +2,14 @@
 -- told. A success that is already there wins.
 -- KEYS  1 base
 -- ARGV  1 TTL in ms of records that end here, then keys
--- reply per key: '' unknown, 'C' cancelled now, 'R' requested, or the letter of the state it ended in
+-- reply per key: '' unknown, 'C' cancelled now, 'R' requested, the letter of the state it ended in, or '!error'
 -- include: prelude
 -- include: finish
 local TTL, now = ARGV[1], clock()
 
 local function ended(key, record)
   finish(key, waiting_for(key), 'c', now, TTL)
-  call('HINCRBY', COUNTERS, 'cancelled|' .. (call('HGET', record, 'n') or '?'), 1)
+  count('cancelled', call('HGET', record, 'n') or '?')
   return 'C'
 end
 

@@ -7,36 +7,33 @@
 local TTL = ARGV[2]
 -- include: finish
 -- include: admit
+local PAGE = 100
 local me, priority, most, now = ARGV[1], ARGV[3], tonumber(ARGV[4]), clock()
 local stream, running, out, found = STREAM .. priority, {}, {}, 0
 for i = 5, #ARGV do running[ARGV[i]] = true end
+pass_maxmemory(stream)
 
-local function started_here(fields)
-  local key = parse(fields)
-  if not key then return nil end
-  local r = redis.pcall('HMGET', RECORD .. key, 's', 'w', 'a', 'd')
-  if r[1] ~= 'r' then return nil end
-  return r[2] == me, tonumber(r[3]) or 0, tonumber(r[4]) or 1
-end
-
-for _, p in ipairs(call('XPENDING', stream, 'w', '-', '+', #ARGV - 4 + most, me)) do
-  local entry = p[1]
-  if not running[entry] and found < most then
-    local e = call('XRANGE', stream, entry, entry)[1]
-    if e then
-      local mine, retries, deliveries = started_here(e[2])
-      if mine then -- admitted by a fetch whose reply was lost: hand it out, and count it once
-        local n = #out
-        out[n + 1], out[n + 2], out[n + 3] = priority, entry, e[2][2]
-        out[n + 4], out[n + 5], out[n + 6] = e[2][4], retries, deliveries
-        found = found + 1
-      elseif mine == nil then -- read, but never admitted
-        deliver(out, priority, entry, e[2], now, me)
-        found = found + 1
-      end -- else: a suspect that a reclaim holds back; its turn comes there
-    else
-      call('XACK', stream, 'w', entry)
-    end
+local function adopt(entry)
+  local e = call('XRANGE', stream, entry, entry)[1]
+  if not e then return call('XACK', stream, 'w', entry) end
+  local key, message = parse(e[2])
+  local deliveries, retries = started(key, entry, me)
+  if retries then -- by a fetch whose reply was lost: hand it out, and count it once
+    hand_out(out, priority, entry, key, message, retries, deliveries)
+  elseif deliveries >= 2 then -- a suspect that a reclaim holds back; its turn comes there
+    return
+  else -- read, but never admitted
+    deliver(out, priority, entry, e[2], now, me)
   end
+  found = found + 1
 end
+
+local page, from = nil, '-'
+repeat
+  page = ask('XPENDING', stream, 'w', from, '+', PAGE, me)
+  for _, p in ipairs(page) do
+    if not running[p[1]] and found < most then adopt(p[1]) end
+    from = '(' .. p[1]
+  end
+until #page < PAGE or found >= most
 return { now, found, out, problem }

@@ -22,13 +22,14 @@ end
 local function park(i)
   local priority, entry, key, name, message = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local delay, kind, stream, record = tonumber(ARGV[i + 5]), ARGV[i + 6], STREAM .. priority, RECORD .. key
-  local r = call('HMGET', record, 's', 'e', 'w', 'c', 'd')
-  if #call('XPENDING', stream, 'w', entry, entry, 1, me) == 0 then
-    return r[1] == 's' and r[2] == entry and r[3] == me and 2 or 0
+  local r = call('HMGET', record, 's', 'e', 'w', 'c', 'd', 'z')
+  if not owns(me, stream, entry) then
+    if r[1] == 'c' and r[2] == entry and r[3] == me then return 4 end
+    return r[6] == entry and r[3] == me and 2 or 0
   end
   if r[4] then
     finish(key, waiting_for(key), 'c', now, TTL)
-    call('HINCRBY', COUNTERS, 'cancelled|' .. name, 1)
+    count('cancelled', name)
     drop(stream, entry)
     return 4
   end
@@ -41,18 +42,20 @@ local function park(i)
     local head = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
     call('ZADD', DUE, due, key)
     call('SET', PARKED .. key, message)
-    call('HSET', record, 's', 's', 'u', due, 'n', name, 'p', priority, 'e', entry, 'w', me)
+    call('HSET', record, 's', 's', 'u', due)
     if not head[2] or due < tonumber(head[2]) then earlier = due end
   else
     local again = call('XADD', stream, '*', 'k', key, 'm', message)
-    call('HSET', record, 's', 'q', 'e', again, 'n', name, 'p', priority)
+    call('HSET', record, 's', 'q', 'e', again)
   end
+  -- 'z', 'w': by these a resend is known. 'd': ended in order, so this delivery was no crash.
+  call('HSET', record, 'n', name, 'p', priority, 'z', entry, 'w', me, 'd', math.max(0, (tonumber(r[5]) or 1) - 1))
   if kind == 'retried' then call('HINCRBY', record, 'a', 1) end
   if ARGV[i + 7] ~= '' then call('HSET', record, 'y', ARGV[i + 7]) end
-  -- Ended in order: this delivery was no crash.
-  call('HSET', record, 'd', math.max(0, (tonumber(r[5]) or 1) - 1))
+  -- Unknown: it has not begun, and may still expire. Else somebody knew it, and its time as unknown is over.
+  call('HDEL', record, kind == 'unknown' and 'b' or 'g')
   drop(stream, entry)
-  call('HINCRBY', COUNTERS, kind .. '|' .. name, 1)
+  count(kind, name)
   return 1
 end
 

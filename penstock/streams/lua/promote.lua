@@ -7,13 +7,15 @@
 local now, moved, problem = clock(), 0, ''
 
 local function promote(key)
-  local message = call('GET', PARKED .. key)
-  local priority = call('HGET', RECORD .. key, 'p') or 'default'
+  local message, record = call('GET', PARKED .. key), RECORD .. key
+  local r = call('HMGET', record, 's', 'p')
   if message then
-    local entry = call('XADD', STREAM .. priority, '*', 'k', key, 'm', message)
-    call('HSET', RECORD .. key, 's', 'q', 'e', entry)
+    local entry = call('XADD', STREAM .. (r[2] or 'default'), '*', 'k', key, 'm', message)
+    call('HSET', record, 's', 'q', 'e', entry)
     call('DEL', PARKED .. key)
     moved = moved + 1
+  elseif r[1] == 's' then
+    call('PEXPIRE', record, 86400000) -- the server has lost its message: it must not stay for ever
   end
   call('ZREM', DUE, key)
   return ''

@@ -11,7 +11,8 @@ if ARGV[2] ~= '' and not FINISHED[state] then
   local waiting = call('HGET', record, 'l') or ''
   -- At most 64 B, so that the hash stays small; who finds no room looks again once a second.
   if not string.find(waiting, ARGV[2], 1, true) and #waiting + #ARGV[2] < 64 then
-    call('HSET', record, 'l', waiting == '' and ARGV[2] or waiting .. ' ' .. ARGV[2])
+    -- pcall: with maxmemory reached one can still read.
+    redis.pcall('HSET', record, 'l', waiting == '' and ARGV[2] or waiting .. ' ' .. ARGV[2])
   end
 end
 return { fields, call('GET', RESULT .. ARGV[1]) }

@@ -1,6 +1,8 @@
 -- Take over entries whose lease has run out: one step of a sweep of one stream.
 -- A task that crashed two workers or more is a suspect: at most one at a time is started per worker, so
 -- one poison task cannot bury those that ran beside it. The other suspects stay claimable.
+-- XAUTOCLAIM also gives back one's own: either it runs here and its renewal is late, or the reply that
+-- brought it was lost. The worker knows which: such entries are in the reply, uncounted and unchanged.
 -- KEYS  1 base
 -- ARGV  1 consumer, 2 TTL in ms, 3 priority, 4 lease in ms, 5 cursor, 6 most entries, 7 suspects (0 or 1)
 -- reply {now, entries taken, [priority, entry, key, message, retries, deliveries] flat, problem or '', next cursor, held}
@@ -13,17 +15,16 @@ local stream, now, out, taken, held = STREAM .. priority, clock(), {}, 0, 0
 
 -- JUSTID leaves the delivery counter alone and names deleted entries on 6.2, too, where they would
 -- otherwise come as nil and stay in the PEL for ever.
-local claimed = call('XAUTOCLAIM', stream, 'w', me, lease, ARGV[5], 'COUNT', ARGV[6], 'JUSTID')
-for _, entry in ipairs(claimed[2]) do
+local claimed = ask('XAUTOCLAIM', stream, 'w', me, lease, ARGV[5], 'COUNT', ARGV[6], 'JUSTID')
+for _, entry in ipairs(claimed[2] or {}) do
   local e = call('XRANGE', stream, entry, entry)[1]
   if not e then
     call('XACK', stream, 'w', entry)
   else
-    local key = parse(e[2])
-    local r = key and redis.pcall('HMGET', RECORD .. key, 's', 'w', 'd') or {}
-    local deliveries = tonumber(r[3]) or 0
-    if r[1] == 'r' and r[2] == me then
-      -- XAUTOCLAIM gives back one's own: it runs here, and has just been renewed.
+    local key, message = parse(e[2])
+    local deliveries, retries = started(key, entry, me)
+    if retries then
+      hand_out(out, priority, entry, key, message, retries, deliveries)
     elseif deliveries >= 2 and suspects < 1 then
       call('XCLAIM', stream, 'w', me, 0, entry, 'IDLE', lease, 'JUSTID')
       held = held + 1
@@ -34,4 +35,4 @@ for _, entry in ipairs(claimed[2]) do
     end
   end
 end
-return { now, taken, out, problem, claimed[1], held }
+return { now, taken, out, problem, claimed[1] or '0-0', held }

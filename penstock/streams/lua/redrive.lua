@@ -1,24 +1,35 @@
 -- Send dead letters again, as new: no attempts spent, no crashes counted.
 -- KEYS  1 base
 -- ARGV  1 most to send when no key is given (oldest first), then keys
--- reply {sent, keys that are no dead letters}
+-- reply {sent, keys that are no dead letters or cannot be sent}; an error if one occurred and none was sent
 -- include: prelude
-local keys, sent, unknown = {}, 0, {}
+local keys, sent, refused, problem = {}, 0, {}, nil
 for i = 2, #ARGV do keys[#keys + 1] = ARGV[i] end
 if #ARGV == 1 then keys = call('ZRANGE', DEAD, 0, tonumber(ARGV[1]) - 1) end
-for _, key in ipairs(keys) do
+
+local function redrive(key)
   local record = RECORD .. key
-  local message = call('ZSCORE', DEAD, key) and call('GET', PARKED .. key)
+  local r = call('HMGET', record, 's', 'p')
+  local message = call('ZSCORE', DEAD, key) and r[1] == 'f' and call('GET', PARKED .. key)
   if message then
-    local entry = call('XADD', STREAM .. (call('HGET', record, 'p') or 'default'), '*', 'k', key, 'm', message)
+    local entry = call('XADD', STREAM .. (r[2] or 'default'), '*', 'k', key, 'm', message)
     call('HSET', record, 's', 'q', 'e', entry)
-    call('HDEL', record, 'a', 'd', 'f', 'b', 'w', 'c', 'x', 'y', 'g', 'v')
+    call('HDEL', record, 'a', 'd', 'f', 'b', 'w', 'c', 'x', 'y', 'g', 'v', 'z')
     call('PERSIST', record)
     call('DEL', PARKED .. key, RESULT .. key)
     sent = sent + 1
   elseif #ARGV > 1 then
-    unknown[#unknown + 1] = key
+    refused[#refused + 1] = key
   end
   call('ZREM', DEAD, key)
+  return ''
 end
-return { sent, unknown }
+
+for _, key in ipairs(keys) do
+  local reply = guarded(redrive, key)
+  if reply ~= '' then
+    refused[#refused + 1], problem = key, problem or reply:sub(2)
+  end
+end
+if problem and sent == 0 then return redis.error_reply(problem) end
+return { sent, refused }

@@ -7,10 +7,7 @@
 local me, ours, lost, cancelled = ARGV[1], {}, {}, {}
 for i = 2, #ARGV, 3 do
   local stream, entry = STREAM .. ARGV[i], ARGV[i + 1]
-  local pending = redis.pcall('XPENDING', stream, 'w', entry, entry, 1, me)
-  if pending.err and not string.find(pending.err, 'NOGROUP', 1, true) then
-    error(pending.err)
-  elseif #pending == 1 then
+  if owns(me, stream, entry) then
     local claim = ours[stream]
     if not claim then
       claim = { 'XCLAIM', stream, 'w', me, 0 }

@@ -39,5 +39,5 @@ end
 local out = {}
 for i = 3, #ARGV, 6 do out[#out + 1] = guarded(succeed, i) end
 for stream, entries in pairs(done) do call('XDEL', stream, unpack(entries)) end
-for name, n in pairs(counts) do call('HINCRBY', COUNTERS, 'succeeded|' .. name, n) end
+for name, n in pairs(counts) do count('succeeded', name, n) end
 return out

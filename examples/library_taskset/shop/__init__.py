@@ -1,0 +1,1 @@
+"""An application whose tasks live in several modules."""
