@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 
-import msgspec
-
 from penstock.consumers.attempt import Attempt
 from penstock.consumers.outcome import Failed, Outcome, Released, Unknown
 from penstock.consumers.settler import Settler
@@ -41,7 +39,7 @@ class Intake:
         message = task = None
         try:
             message = decode_message(delivery.message) if delivery.key else None
-        except msgspec.DecodeError as error:
+        except Exception as error:  # hostile bytes: whatever it is, they are no message
             return self._end(Attempt(delivery), _undecodable(error))
         if message is None:
             return self._end(Attempt(delivery), _undecodable("no message of penstock's"))

@@ -113,7 +113,7 @@ class Runner:
         assert task is not None and message is not None
         limits = Limits(attempt)
         attempt.started = time.monotonic()
-        if limits.timeout is not None:
+        if limits.timeout is not None and attempt.kind != "process":  # a child's limit begins when it is ready
             attempt.deadline = attempt.started + limits.timeout
         if self._state.observers:
             self._tell_started(attempt, context)

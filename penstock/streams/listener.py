@@ -39,8 +39,8 @@ class Listener:
         self._lock = threading.Lock()
         self._waiting: dict[str, set[Callable[[], object]]] = defaultdict(set)
         self._thread: threading.Thread | None = None
-        self._subscribed = threading.Event()
-        self._closed = False
+        #: Ends the thread that runs now; the next one has its own.
+        self._closing = threading.Event()
         #: Short: up to seven of them fit into a record's field.
         self.name = secrets.token_urlsafe(6)
 
@@ -52,7 +52,9 @@ class Listener:
         with self._lock:
             self._waiting[id].add(wake)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="penstock-results", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._closing,), name="penstock-results", daemon=True
+                )
                 self._thread.start()
         try:
             yield
@@ -65,18 +67,22 @@ class Listener:
                         del self._waiting[id]
 
     def close(self) -> None:
-        """Stop the thread; nobody may be waiting any more."""
-        self._closed = True
-        thread = self._thread
-        if thread is not None and self._pid == os.getpid():
+        """Stop the thread; nobody may be waiting any more. The next to wait starts another one."""
+        if self._pid != os.getpid():
+            return
+        with self._lock:
+            thread, self._thread = self._thread, None
+            self._closing.set()
+            self._closing = threading.Event()
+        if thread is not None:
             thread.join(timeout=2.0)
 
-    def _run(self) -> None:
+    def _run(self, closing: threading.Event) -> None:
         tries = pauses()
         idle_since = time.monotonic()
         client = self._connector.pubsub_client()
         with client.pubsub() as pubsub:
-            while not self._closed:
+            while not closing.is_set():
                 try:
                     if not pubsub.subscribed:
                         pubsub.subscribe(keys.listener_channel(self._namespace, self.name))
@@ -84,7 +90,7 @@ class Listener:
                 except FAULTS:
                     with suppress(*FAULTS):
                         pubsub.reset()
-                    time.sleep(next(tries))
+                    closing.wait(next(tries))
                     continue
                 if message is not None:
                     tries = pauses()
@@ -100,7 +106,8 @@ class Listener:
         with self._lock:
             if self._waiting:
                 return False
-            self._thread = None
+            if self._thread is threading.current_thread():
+                self._thread = None
             return True
 
     def _hear(self, message: dict[str, object]) -> None:

@@ -60,8 +60,9 @@ class Results:
                 record = _found(id, await self._clients.of_loop.run(read, self._settings.retry_for))
                 if record.state.finished:
                     return record
+                patience = _patience(id, timeout, deadline)  # its ResultTimeout is a TimeoutError, too
                 try:
-                    async with asyncio.timeout(_patience(id, timeout, deadline)):
+                    async with asyncio.timeout(patience):
                         await wake.wait()
                 except TimeoutError:
                     pass

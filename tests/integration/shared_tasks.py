@@ -80,7 +80,7 @@ def busy(path: str, seconds: float) -> None:
 @tasks.task(run="process", soft_timeout=0.3, timeout=60)
 def busy_soft(path: str) -> str:
     try:
-        busy.fn(path, 60)
+        busy(path, 60)
     except SoftTimeout:
         return "cleaned up"
     return "?"

@@ -9,12 +9,14 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import redis
 
-from penstock import App
+from penstock import App, TaskSet
 from penstock.events import Event
+from tests.integration import shared_tasks
 from tests.servers import await_until, wait_until
 
 E = TypeVar("E", bound=Event)
@@ -108,3 +110,18 @@ def pending(client: redis.Redis, namespace: str, queue: str = "default", priorit
     except redis.ResponseError:
         return []
     return list(found)
+
+
+def share(app: App) -> Any:
+    """Registers `tests.integration.shared_tasks` with `app`; the tasks by name, as attributes.
+
+    A task set belongs to one app, hence a new one for each test. Children of process slots find the
+    tasks by module and qualified name.
+    """
+    tasks = TaskSet()
+    found = SimpleNamespace()
+    for task in shared_tasks.tasks.values():
+        given = {name: getattr(task.config, name) for name in task.config.given}
+        setattr(found, task.__name__, tasks.task(name=task.name, **given)(task.fn))
+    app.include(tasks)
+    return found

@@ -11,8 +11,7 @@ import pytest
 
 from penstock import App, Context, Reject, Retry, RetryPolicy, Snooze, State, TaskFailed, current
 from penstock.events import Failed, Retried, Snoozed, Succeeded
-from tests.integration import shared_tasks
-from tests.integration.support import Seen
+from tests.integration.support import Seen, share
 
 pytestmark = pytest.mark.anyio
 QUICK = RetryPolicy(max_retries=3, delay=0.01, jitter=0)
@@ -50,8 +49,8 @@ async def test_retries_until_it_succeeds(app: App, seen: Seen, tmp_path: Path, k
 
         task = flaky_sync
     else:
-        app.include(shared_tasks.tasks)
-        task = shared_tasks.fail_twice
+        shared = share(app)
+        task = shared.fail_twice
     async with app.running(processes=1):
         handle = await task.adelay(str(tmp_path / "runs"))
         assert await handle == 2
@@ -172,8 +171,8 @@ async def test_raise_snooze_runs_it_again_and_spends_none(app: App, seen: Seen, 
 
         task = work_sync
     else:
-        app.include(shared_tasks.tasks)
-        task = shared_tasks.snooze_once
+        shared = share(app)
+        task = shared.snooze_once
     async with app.running(processes=1):
         handle = await task.adelay(str(tmp_path / "x"))
         assert await handle == "awake"
@@ -239,11 +238,11 @@ async def test_an_odd_exception_is_the_tasks_own_failure(app: App, error: type[B
 
 @pytest.mark.parametrize("kind", ["value", "exit", "interrupt", "base"])
 async def test_an_odd_exception_in_a_process(app: App, kind: str) -> None:
-    app.include(shared_tasks.tasks)
+    shared = share(app)
     async with app.running(processes=1):
         with pytest.raises(TaskFailed, match=kind):
-            await (await shared_tasks.raise_in_child.adelay(kind)).aget(timeout=60)
-        assert await (await shared_tasks.square.adelay(2)) == 4
+            await (await shared.raise_in_child.adelay(kind)).aget(timeout=60)
+        assert await (await shared.square.adelay(2)) == 4
 
 
 async def test_a_result_that_cannot_be_encoded_fails_without_retry(app: App, seen: Seen) -> None:
@@ -255,9 +254,9 @@ async def test_a_result_that_cannot_be_encoded_fails_without_retry(app: App, see
     def wrong_type() -> int:
         return "text"  # type: ignore[return-value]
 
-    app.include(shared_tasks.tasks)
+    shared = share(app)
     async with app.running(processes=1):
-        for task in (work, wrong_type, shared_tasks.unencodable):
+        for task in (work, wrong_type, shared.unencodable):
             with pytest.raises(TaskFailed, match="result") as caught:
                 await (await task.adelay()).aget(timeout=60)
             assert caught.value.reason == "unencodable_result"

@@ -13,8 +13,7 @@ import pytest
 
 from penstock import App, RetryPolicy, SoftTimeout, TaskFailed
 from penstock.events import Retried, Succeeded, ThreadStuck
-from tests.integration import shared_tasks
-from tests.integration.support import Seen
+from tests.integration.support import Seen, share
 from tests.servers import await_until
 
 pytestmark = pytest.mark.anyio
@@ -56,15 +55,15 @@ async def test_a_thread_is_stopped(app: App) -> None:
 
 
 async def test_a_process_is_killed(app: App, tmp_path: Path) -> None:
-    app.include(shared_tasks.tasks)
+    shared = share(app)
     async with app.running(processes=1):
-        pid = await (await shared_tasks.pid_of_child.adelay())
+        pid = await (await shared.pid_of_child.adelay())
         with pytest.raises(TaskFailed) as caught:
-            await (await shared_tasks.busy.options(timeout=0.3).adelay(str(tmp_path / "x"), 60))
+            await (await shared.busy.options(timeout=0.3).adelay(str(tmp_path / "x"), 60))
         assert caught.value.reason == "timeout"
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
-        assert await (await shared_tasks.square.adelay(3)) == 9  # the slot works on, with a new child
+        assert await (await shared.square.adelay(3)) == 9  # the slot works on, with a new child
 
 
 async def test_soft_timeout_lets_an_async_task_clean_up(app: App) -> None:
@@ -102,9 +101,9 @@ async def test_soft_timeout_lets_a_thread_clean_up(app: App) -> None:
 
 
 async def test_soft_timeout_lets_a_process_clean_up(app: App, tmp_path: Path) -> None:
-    app.include(shared_tasks.tasks)
+    shared = share(app)
     async with app.running(processes=1):
-        assert await (await shared_tasks.busy_soft.adelay(str(tmp_path / "x"))) == "cleaned up"
+        assert await (await shared.busy_soft.adelay(str(tmp_path / "x"))) == "cleaned up"
     assert (tmp_path / "x").read_text() == "soft"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 import msgspec
@@ -11,12 +11,9 @@ import msgspec
 from penstock import State, TaskInfo
 from penstock.cli.demo.tasks import Summary
 
-#: Modules that the report names.
-TOP = 10
-
 
 class Times(msgspec.Struct, frozen=True):
-    """Seconds within which half of the tasks, and 99 % of them, were done with it."""
+    """Within how many seconds half of the tasks, and 99 % of them, got something done."""
 
     p50: float
     p99: float
@@ -29,131 +26,141 @@ class Failure(msgspec.Struct, frozen=True):
     error: str
 
 
-class Kill(msgspec.Struct, frozen=True):
-    """The SIGKILL, and what became of it."""
+class Kill(msgspec.Struct):
+    """The SIGKILL, filled in as the story goes on."""
 
-    pid: int
-    worker: str
+    worker: str = ""
+    pid: int = 0
+    #: Seconds since the epoch.
+    at: float = 0.0
     #: Files that had ended by then.
-    done_before: int
+    done_before: int = 0
     #: Files that the worker was at.
-    in_hand: list[str]
-    #: Seconds until the last one of these had ended elsewhere; None: not all have.
-    recovered_in: float | None
-    #: Workers that appeared afterwards.
-    replaced_by: list[str]
+    in_hand: list[str] = []
+    #: The worker that was started instead.
+    replaced_by: str = ""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Everything, as ``--json`` prints it. Times in seconds."""
 
-    #: Whether all of it holds: see `problems`.
-    ok: bool
-    #: What is wrong; empty if every file has one record, which says how it ended, and all numbers agree.
+    #: What does not hold; empty if each file has one record, of how it ended, and all numbers agree.
     problems: list[str]
-    python: str
-    library: str
+    #: Files that have no record of an end.
+    missing: list[str]
     files: int
     indexed: int
     failed: int
-    #: Files that have no record, or one that says that they have not ended.
-    missing: list[str]
     lines: int
     functions: int
     classes: int
-    #: How many files import a module, for the most frequent ones.
+    #: In how many files each module is imported, the most frequent first.
     imports: list[tuple[str, int]]
     tasks_per_second: float
     #: From sending to the start of the last attempt.
     wait: Times
-    #: From there to the end.
+    #: From that start to the end.
     run: Times
+    #: Files that took more than one attempt.
     retried: int
-    #: Files that were started again elsewhere, because the worker that had them was killed.
+    #: Files that the killed worker had begun, and another one has done.
     taken_over: list[str]
-    failures: list[Failure]
-    broken_on_purpose: str | None
+    #: From the kill until the last of these was done; None: none was, or not all were.
+    recovered_in: float | None
     kill: Kill | None
+    failures: list[Failure]
     #: Files that each worker has done.
     workers: dict[str, int]
-    seconds: float
+    library: str
+    broken_on_purpose: str | None
+    wall: float
 
 
 class Ledger(msgspec.Struct, frozen=True, kw_only=True):
-    """What was read back after the end, file by file."""
+    """What was read back from the server after the end."""
 
-    #: The key of every file that was sent.
-    sent: Sequence[str]
-    #: Its record; None if there is none.
+    #: The record of each file that was sent; None if there is none.
     records: Mapping[str, TaskInfo | None]
-    #: Keys of the queue's dead letters, and why they are there.
+    #: The error of each dead letter.
     dead: Mapping[str, str]
     summary: Summary
+    kill: Kill | None
 
     @property
-    def ended(self) -> list[TaskInfo]:
-        return [info for info in self.records.values() if info is not None and info.state.finished]
+    def ended(self) -> dict[str, TaskInfo]:
+        """The records of the files that have ended."""
+        return {key: info for key, info in self.records.items() if info is not None and info.state.finished}
 
-    def of_state(self, state: State) -> set[str]:
-        """Keys of the files that ended so."""
-        return {key for key, info in self.records.items() if info is not None and info.state is state}
-
-    def missing(self) -> list[str]:
-        """Keys of the files that have no record of an end."""
-        return [key for key in self.sent if (info := self.records.get(key)) is None or not info.state.finished]
+    def report(self, *, library: str, broken: str | None, wall: float, top: int) -> Report:
+        """What there is to say, with the `top` most imported modules."""
+        ended = self.ended
+        infos = list(ended.values())
+        taken_over = sorted(key for key, info in ended.items() if info.deliveries > 1)
+        return Report(
+            problems=self.problems(),
+            missing=sorted(self.records.keys() - ended.keys()),
+            files=len(self.records),
+            indexed=len(self._ended_as(State.SUCCEEDED)),
+            failed=len(self._ended_as(State.FAILED)),
+            lines=self.summary.lines,
+            functions=self.summary.functions,
+            classes=self.summary.classes,
+            imports=self.summary.imports[:top],
+            tasks_per_second=_rate(infos),
+            wait=_times(_between(info.enqueued_at, info.started_at) for info in infos),
+            run=_times(_between(info.started_at, info.finished_at) for info in infos),
+            retried=sum(info.attempt > 1 for info in infos),
+            taken_over=taken_over,
+            recovered_in=self._recovered_in(taken_over),
+            kill=self.kill,
+            failures=[Failure(file, self.dead[file]) for file in sorted(self.dead)],
+            workers=dict(Counter(info.worker or "?" for info in infos).most_common()),
+            library=library,
+            broken_on_purpose=broken,
+            wall=wall,
+        )
 
     def problems(self) -> list[str]:
-        """Everything that does not agree; the proof is that this is empty."""
-        indexed, failed = self.of_state(State.SUCCEEDED), self.of_state(State.FAILED)
-        checks = {
-            f"{len(self.missing())} files are missing": not self.missing(),
-            "there are records of files that were not sent": set(self.records) == set(self.sent),
-            "a file was neither indexed nor buried": len(indexed) + len(failed) == len(self.sent),
-            "the dead letters are not the files that failed": set(self.dead) == failed,
-            "the sums are not those of the files indexed": self.summary.files == len(indexed),
+        """What does not agree. The proof that no file is missing, or counted twice, is that this is empty."""
+        indexed, failed, missing = self._ended_as(State.SUCCEEDED), self._ended_as(State.FAILED), self._not_ended()
+        claims = {
+            f"{len(missing)} files have not ended": not missing,
+            "some files were neither indexed nor failed": len(indexed) + len(failed) == len(self.records),
+            "the dead letters are not the files that failed": self.dead.keys() == failed,
+            "the sums are not those of the files that were indexed": self.summary.files == len(indexed),
+            "no worker was killed": self.kill is not None,
         }
-        return [problem for problem, holds in checks.items() if not holds]
+        return [problem for problem, holds in claims.items() if not holds]
 
-    def failures(self) -> list[Failure]:
-        """The dead letters, by name."""
-        return [Failure(key, self.dead[key]) for key in sorted(self.dead)]
+    def _not_ended(self) -> set[str]:
+        return self.records.keys() - self.ended.keys()
 
-    def retried(self) -> int:
-        """Files that needed more than one attempt."""
-        return sum(info.attempt > 1 for info in self.ended)
+    def _ended_as(self, state: State) -> set[str]:
+        return {key for key, info in self.ended.items() if info.state is state}
 
-    def taken_over(self) -> list[str]:
-        """Files whose first delivery ended with a worker's death."""
-        return sorted(key for key, info in self.records.items() if info is not None and info.deliveries > 1)
-
-    def workers(self) -> dict[str, int]:
-        """How many files each worker has done."""
-        return dict(Counter(info.worker or "?" for info in self.ended).most_common())
-
-    def rate(self) -> float:
-        """Tasks per second, from the first start to the last end."""
-        first = min(_stamps(info.started_at for info in self.ended), default=0.0)
-        last = max(_stamps(info.finished_at for info in self.ended), default=0.0)
-        return len(self.ended) / (last - first) if last > first else 0.0
-
-    def wait(self) -> Times:
-        """How long they waited."""
-        return times(_between(info.enqueued_at, info.started_at) for info in self.ended)
-
-    def run(self) -> Times:
-        """How long they ran."""
-        return times(_between(info.started_at, info.finished_at) for info in self.ended)
+    def _recovered_in(self, files: Iterable[str]) -> float | None:
+        ends = [_stamp(info.finished_at) for file in files if (info := self.ended.get(file)) is not None]
+        return max(ends) - self.kill.at if ends and self.kill is not None else None
 
 
-def times(durations: Iterable[float]) -> Times:
-    """The median and the 99th percentile; 0 of nothing."""
+def _rate(infos: Iterable[TaskInfo]) -> float:
+    """Tasks per second, from the first start to the last end."""
+    infos = list(infos)
+    if not infos:
+        return 0.0
+    took = max(_stamp(info.finished_at) for info in infos) - min(_stamp(info.started_at) for info in infos)
+    return len(infos) / took if took > 0 else 0.0
+
+
+def _times(durations: Iterable[float]) -> Times:
     ordered = sorted(durations) or [0.0]
-    return Times(*(ordered[min(len(ordered) - 1, len(ordered) * share // 100)] for share in (50, 99)))
-
-
-def _stamps(moments: Iterable[datetime | None]) -> list[float]:
-    return [moment.timestamp() for moment in moments if moment is not None]
+    p50, p99 = (ordered[(len(ordered) - 1) * share // 100] for share in (50, 99))
+    return Times(p50, p99)
 
 
 def _between(start: datetime | None, end: datetime | None) -> float:
-    return (end - start).total_seconds() if start is not None and end is not None else 0.0
+    return _stamp(end) - _stamp(start)
+
+
+def _stamp(moment: datetime | None) -> float:
+    return moment.timestamp() if moment is not None else 0.0

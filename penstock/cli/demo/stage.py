@@ -14,14 +14,24 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
-import click
-
+from penstock import App, PenstockError
+from penstock.streams.clients import Clients
 from penstock.streams.embedded import disconnect_embedded
+from penstock.streams.inspect import workers as all_workers
 
 #: As it would be typed, but for the Python in front of it.
 WORKER = "penstock -A penstock.cli.demo.app:app worker --workers 2 --threads 4"
+WORKERS = 2
+#: Seconds in which a worker starts, on a machine that has much else to do.
+_START_WITHIN = 30.0
 #: Seconds that the workers have to end. They have nothing left to do, unless the demo was interrupted.
 _END_WITHIN = 5.0
+#: Seconds between two looks at who is there.
+_LOOK = 0.05
+
+
+class StageError(PenstockError):
+    """The workers did not start, or ended, though nobody asked them to."""
 
 
 @contextmanager
@@ -32,25 +42,27 @@ def scratch_folder() -> Iterator[Path]:
         yield folder
     finally:
         disconnect_embedded(str(folder))
-        # The server's guardian holds this lock for its life. Without it the server would write into
-        # the folder while it is being removed.
+        # The server's guardian holds this lock for its life. Else the server would write into the
+        # folder while it is being removed.
         with open(folder / "guardian", "ab") as guardian:
             fcntl.flock(guardian, fcntl.LOCK_EX)
         shutil.rmtree(folder)
 
 
 @asynccontextmanager
-async def workers(url: str, log: Path) -> AsyncIterator[Process]:
-    """Two worker processes and their supervisor, whose process this gives."""
+async def worker_processes(url: str, log: Path) -> AsyncIterator[Process]:
+    """Two workers and their supervisor, whose process this gives; in the end they are stopped as by Ctrl-C."""
+    # The user's own settings are for the user's own app.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
     with open(log, "wb") as output:
         supervisor = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", *WORKER.split()),
             # PYTHONWARNINGS: the library's tests have invalid escapes on purpose.
-            env={**os.environ, "PENSTOCK_URL": url, "PYTHONWARNINGS": "ignore"},
+            env={**environment, "PENSTOCK_URL": url, "PYTHONWARNINGS": "ignore"},
             stdin=DEVNULL,
             stdout=output,
             stderr=output,
-            # So that Ctrl-C reaches the demo only, which then stops them in order.
+            # A Ctrl-C in the terminal reaches the demo only, which then stops them in order.
             start_new_session=True,
         )
     try:
@@ -63,14 +75,41 @@ async def workers(url: str, log: Path) -> AsyncIterator[Process]:
                 await asyncio.wait_for(supervisor.wait(), _END_WITHIN)
         finally:
             with suppress(ProcessLookupError):
-                os.killpg(supervisor.pid, signal.SIGKILL)  # the session that was started above
+                os.killpg(supervisor.pid, signal.SIGKILL)  # whoever is left of the session started above
 
 
-async def workers_lost(supervisor: Process, log: Path) -> None:
-    """Wait for an end of the supervisor that nobody asked for; raises what its log says."""
+async def lost(supervisor: Process, log: Path) -> None:
+    """Wait for an end that nobody asked for, and raise what the log says of it."""
     code = await supervisor.wait()
     tail = log.read_text("utf-8", "replace")[-2000:].strip()
-    raise click.ClickException(f"the workers ended with status {code}:\n{tail}")
+    raise StageError(f"the workers have ended, with status {code}:\n{tail}")
+
+
+class Roster:
+    """Which workers there are, by their heartbeats."""
+
+    def __init__(self, app: App) -> None:
+        self._clients = Clients(app.connector)
+        self._namespace = app.settings.namespace
+        #: Names of all workers that were seen.
+        self.known: list[str] = []
+
+    async def newcomer(self) -> str:
+        """The next worker that is ready and was not known before. Raises `StageError` if none comes."""
+        try:
+            async with asyncio.timeout(_START_WITHIN):
+                while True:
+                    for heard in await self._clients.of_loop.run(all_workers(self._namespace)):
+                        if heard.consumer not in self.known:
+                            self.known.append(heard.consumer)
+                            return heard.consumer
+                    await asyncio.sleep(_LOOK)
+        except TimeoutError:
+            raise StageError(f"no worker was ready within {_START_WITHIN:g} s") from None
+
+    async def aclose(self) -> None:
+        """Close its connection."""
+        await self._clients.aclose()
 
 
 def pid_of(worker: str) -> int:

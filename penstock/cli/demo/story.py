@@ -4,94 +4,130 @@ from __future__ import annotations
 
 import asyncio
 import os
-import platform
 import signal
 import time
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections import defaultdict
+from collections.abc import Iterable
 
 from penstock import App, Handle, State, TaskFailed, TaskInfo, TaskNotFound
 from penstock.cli.demo.corpus import Corpus
-from penstock.cli.demo.report import TOP, Kill, Ledger, Report
+from penstock.cli.demo.report import Kill, Ledger
 from penstock.cli.demo.screen import Screen
-from penstock.cli.demo.stage import pid_of
-from penstock.cli.demo.tasks import FileIndex, index_file, summarise
+from penstock.cli.demo.stage import Roster, pid_of
+from penstock.cli.demo.tasks import FileIndex, Summary, index_file, summarise
 
 #: Tasks that are waited for at a time. More than the workers run, so that one that is late holds nobody up.
 _FOLLOWERS = 64
 #: How many files are made to stumble at their first attempt.
 _STUMBLERS = 20
+#: Dead letters that are read back; there are about ten.
+_MOST_DEAD = 1000
 
 Files = dict[str, Handle[FileIndex]]
 
 
 class Story:
-    """One run of the demo. `app` reaches the workers that `Stage` has started."""
+    """One run of the demo, on a stage where the workers are ready."""
 
-    def __init__(self, app: App, corpus: Corpus, screen: Screen) -> None:
+    def __init__(self, app: App, roster: Roster, screen: Screen) -> None:
         self._app = app
-        self._corpus = corpus
+        self._roster = roster
         self._screen = screen
-        self._began = time.monotonic()
-        #: Files that a follower is waiting for: the oldest that have not ended.
+        #: Files that are waited for: the oldest that have not ended.
         self._awaited: Files = {}
+        self._done = 0
         self._kill: Kill | None = None
-        self._killed_at: datetime | None = None
-        #: Workers that were seen before the kill.
-        self._known: set[str] = set()
+        #: Of the files that the killed worker had in hand, those that have not ended.
+        self._orphans: set[str] = set()
 
-    async def tell(self) -> Report:
-        """Everything, from the first task to the proof."""
-        files = await self._send()
+    async def tell(self, corpus: Corpus) -> Ledger:
+        """Everything, from the first task to what is read back in the end."""
+        files = await self._send(corpus)
         await self._follow(files)
-        ledger = await self._sum_up(files)
-        return self._report(ledger)
+        summary = await self._sum_up(files)
+        return await self._read_back(files, summary)
 
-    async def _send(self) -> Files:
+    async def _send(self, corpus: Corpus) -> Files:
         """One task for each file, in a few round trips."""
-        paths = self._corpus.files
         began = time.monotonic()
-        every = max(1, len(paths) // _STUMBLERS)
-        calls = (
+        every = max(1, len(corpus.files) // _STUMBLERS)
+        calls = [
             index_file.options(id=key).s(str(path), stumble=number % every == every - 1)
-            for number, (key, path) in enumerate(paths.items())
-        )
+            for number, (key, path) in enumerate(corpus.files.items())
+        ]
         handles = await self._app.abulk(calls)
-        self._screen.say(f"sent {len(paths):,} files as tasks in {time.monotonic() - began:.2f} s")
-        return dict(zip(paths, handles, strict=True))
+        self._screen.say(f"{len(handles):,} files sent as tasks, in {time.monotonic() - began:.2f} s")
+        return dict(zip(corpus.files, handles, strict=True))
 
     async def _follow(self, files: Files) -> None:
-        """Wait for the end of every task; halfway, kill a worker."""
-        self._screen.begin(len(files))
+        """Wait for the end of every file's task; halfway, kill a worker."""
         waiting = iter(files.items())
-        async with asyncio.TaskGroup() as group:
-            for _ in range(_FOLLOWERS):
-                group.create_task(self._follow_some(waiting, len(files) // 2))
-        self._screen.end()
+        with self._screen.progress(len(files)):
+            async with asyncio.TaskGroup() as group:
+                for _ in range(_FOLLOWERS):
+                    group.create_task(self._follow_some(waiting, len(files) // 2))
 
-    async def _follow_some(self, waiting: Iterator[tuple[str, Handle[FileIndex]]], half: int) -> None:
+    async def _follow_some(self, waiting: Iterable[tuple[str, Handle[FileIndex]]], half: int) -> None:
         for key, handle in waiting:
             self._awaited[key] = handle
+            failed = False
             try:
                 await handle
             except TaskFailed:
-                pass  # counted from its record, as are all
+                failed = True
             del self._awaited[key]
-            self._account(key, await handle.ainfo())
-            if self._kill is None and self._screen.done >= half:
+            self._done += 1
+            self._screen.advance(failed)
+            self._recover(key)
+            if self._done >= half and self._kill is None:
                 await self._kill_one()
 
-    def _account(self, key: str, info: TaskInfo) -> None:
-        """Show one file that has ended."""
-        worker = info.worker or "?"
-        self._screen.advance(worker, failed=info.state is State.FAILED)
-        kill = self._kill
-        if kill is None:
-            self._known.add(worker)
-            return
-        if worker not in self._known:
-            self._known.add(worker)
-            kill.replaced_by.append(worker)
-            self._screen.say(f"worker {pid_of(worker)} has taken its place {self._since_kill():.1f} s after the kill")
-        if key in kill.in_hand and kill.in_hand.isdisjoint(self._awaited)
-...
+    async def _kill_one(self) -> None:
+        """kill -9 a worker that is at work, and see another one take its place."""
+        self._kill = kill = Kill()
+        worker = next(iter(await self._in_hand()), self._roster.known[0])
+        kill.worker, kill.pid, kill.done_before = worker, pid_of(worker), self._done
+        kill.at = time.time()
+        os.kill(kill.pid, signal.SIGKILL)
+        # It cannot end these any more, and nobody else takes them before the lease has run out.
+        kill.in_hand = (await self._in_hand()).get(worker, [])
+        self._orphans = set(kill.in_hand)
+        self._screen.say(f"kill -9 {kill.pid}: a worker is dead, with {len(kill.in_hand)} files in its hands", "red")
+        kill.replaced_by = await self._roster.newcomer()
+        self._screen.say(f"worker {pid_of(kill.replaced_by)} has taken its place")
+
+    async def _in_hand(self) -> dict[str, list[str]]:
+        """The files that each worker is at."""
+        found = defaultdict(list)
+        for key, handle in list(self._awaited.items()):
+            info = await handle.ainfo()
+            if info.state is State.RUNNING and info.worker is not None:
+                found[info.worker].append(key)
+        return found
+
+    def _recover(self, key: str) -> None:
+        if key in self._orphans:
+            self._orphans.discard(key)
+            if not self._orphans:
+                self._screen.say("the dead worker's files have been taken over, and are done", "green")
+
+    async def _sum_up(self, files: Files) -> Summary:
+        """The last task: it reads the results of the others."""
+        began = time.monotonic()
+        summary = await (await summarise.adelay(list(files)))
+        self._screen.say(f"a last task has added up {summary.files:,} results, in {time.monotonic() - began:.2f} s")
+        return summary
+
+    async def _read_back(self, files: Files, summary: Summary) -> Ledger:
+        """Each file's record as it is now, and the dead letters: nothing of this is remembered from before."""
+        records = {key: await _record(handle) for key, handle in files.items()}
+        letters = await asyncio.to_thread(self._app.dead_letters(index_file.config.queue).list, _MOST_DEAD)
+        dead = {letter.id.partition(":")[2]: letter.error for letter in letters}
+        return Ledger(records=records, dead=dead, summary=summary, kill=self._kill)
+
+
+async def _record(handle: Handle[FileIndex]) -> TaskInfo | None:
+    try:
+        return await handle.ainfo()
+    except TaskNotFound:
+        return None

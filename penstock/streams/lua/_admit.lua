@@ -1,3 +1,4 @@
+-- From an entry to a start: `admit` lets it start or ends it, `deliver` hands it to the worker.
 local function end_unstarted(key, state, outcome, now)
   finish(key, waiting_for(key), state, now, TTL)
   count(outcome, call('HGET', RECORD .. key, 'n') or '?')

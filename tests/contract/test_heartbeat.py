@@ -1,0 +1,56 @@
+"""heartbeat: who lives, for how long that is believed, and which queues are served."""
+
+from __future__ import annotations
+
+from penstock.streams import consume, keys, produce
+from tests.contract.helpers import Queue
+
+
+def beat(q: Queue, name: str, about: bytes = b"x", ttl: float = 20.0, queues: tuple[str, ...] = ("q",)) -> list[str]:
+    return q.run(consume.heartbeat(q.namespace, name, about, ttl, queues))
+
+
+def alive(q: Queue) -> list[str]:
+    reply = q.raw.zrange(keys.workers(q.namespace), 0, -1)
+    return [name.decode() for name in reply]  # type: ignore[union-attr]
+
+
+def test_what_a_worker_says_is_kept_for_a_while(q: Queue) -> None:
+    before = q.now()
+    assert beat(q, "w1", b"\x81\xff", queues=("a", "b")) == []
+    assert q.raw.get(keys.worker(q.namespace, "w1")) == b"\x81\xff"
+    assert 10 < q.ttl(keys.worker(q.namespace, "w1")) <= 20
+    assert before <= q.raw.zscore(keys.workers(q.namespace), "w1") <= q.now()  # type: ignore[operator]
+    assert q.run(produce.queue_names(q.namespace)) == ["a", "b"]
+
+
+def test_a_worker_without_queues(q: Queue) -> None:
+    beat(q, "w1", queues=())
+    assert alive(q) == ["w1"] and q.run(produce.queue_names(q.namespace)) == []
+
+
+def test_the_last_word_counts(q: Queue) -> None:
+    beat(q, "w1", b"1")
+    first = q.raw.zscore(keys.workers(q.namespace), "w1")
+    beat(q, "w1", b"2")
+    assert q.raw.get(keys.worker(q.namespace, "w1")) == b"2"
+    assert q.raw.zscore(keys.workers(q.namespace), "w1") >= first  # type: ignore[operator]
+    assert alive(q) == ["w1"]
+
+
+def test_those_that_were_not_heard_of_are_forgotten_and_named_once(q: Queue) -> None:
+    for name in ("old-1", "old-2", "young"):
+        beat(q, name)
+    q.raw.zadd(keys.workers(q.namespace), {"old-1": q.now() - 20_001, "old-2": 1, "young": q.now() - 10_000})
+    assert sorted(beat(q, "w1")) == ["old-1", "old-2"]
+    assert alive(q) == ["young", "w1"]
+    assert beat(q, "w1") == []
+
+
+def test_an_orderly_end(q: Queue) -> None:
+    beat(q, "w1")
+    beat(q, "w2")
+    for call in consume.forget_worker(q.namespace, "w1"):
+        assert q.run(call) == 1
+    assert alive(q) == ["w2"] and not q.raw.exists(keys.worker(q.namespace, "w1"))
+    assert [q.run(call) for call in consume.forget_worker(q.namespace, "w1")] == [0, 0]

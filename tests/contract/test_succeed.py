@@ -1,0 +1,191 @@
+"""succeed: the first one wins, whoever owns the entry; a resend is no second one."""
+
+from __future__ import annotations
+
+import pytest
+
+from penstock.streams import keys
+from penstock.streams.record import State
+from penstock.streams.settle import Settled
+from tests.contract.helpers import NAME, RESULT_TTL, WINDOW, Queue, close_to
+
+DONE, LATE = Settled.DONE, Settled.LATE
+LONG = b"\xc4\x50" + b"x" * 80
+
+
+def test_a_small_result_is_in_the_record(q: Queue) -> None:
+    delivery = q.start_one()
+    before = q.now()
+    assert q.succeed("a", delivery, value=b"\x2a") == [DONE]
+    record = q.read("k")
+    assert record is not None
+    assert (record.state, record.value, record.name) == (State.SUCCEEDED, b"\x2a", NAME)
+    finished = record.info().finished_at
+    assert finished is not None and before <= finished.timestamp() * 1000 <= q.now()
+    assert q.is_empty()
+    assert close_to(q.ttl(q.record_key("k")), RESULT_TTL)
+    assert not q.raw.exists(keys.result(q.base, "k"))
+    assert q.counters() == {"succeeded": 1}
+
+
+@pytest.mark.parametrize(("size", "apart"), [(64, False), (65, True)])
+def test_a_large_result_has_a_key_of_its_own(q: Queue, size: int, apart: bool) -> None:
+    """A field over 64 B would turn the record into a large hash, for good."""
+    value = b"x" * size
+    assert q.succeed("a", q.start_one(), value=value) == [DONE]
+    record = q.read("k")
+    assert record is not None and record.value == value
+    assert q.raw.exists(keys.result(q.base, "k")) == apart
+    if apart:
+        assert close_to(q.ttl(keys.result(q.base, "k")), RESULT_TTL)
+    assert q.raw.object("encoding", q.record_key("k")) in (b"ziplist", b"listpack")
+
+
+@pytest.mark.parametrize("value", [b"\x2a", LONG])
+def test_the_record_stays_for_the_resend_window_at_least(q: Queue, value: bytes) -> None:
+    q.succeed("a", q.start_one(), value=value, ttl=1.0)
+    assert close_to(q.ttl(q.record_key("k")), WINDOW)
+    if value == LONG:
+        assert 0 < q.ttl(keys.result(q.base, "k")) <= 1
+
+
+@pytest.mark.parametrize("value", [b"\x2a", LONG])
+def test_no_result_is_stored_for_ttl_0(q: Queue, value: bytes) -> None:
+    assert q.succeed("a", q.start_one(), value=value, ttl=0.0) == [DONE]
+    record = q.read("k")
+    assert record is not None and (record.state, record.value) == (State.SUCCEEDED, None)
+    assert close_to(q.ttl(q.record_key("k")), WINDOW)
+
+
+def test_the_first_one_wins_whoever_owns_the_entry(q: Queue) -> None:
+    slow = q.start_one(consumer="a")
+    heir = q.crash(slow, "b")
+    assert q.succeed("a", slow, value=b"\x01") == [DONE]
+    before = q.state()
+    assert q.succeed("b", heir, value=b"\x02") == [LATE]
+    assert q.park("b", heir) == [LATE] and q.bury("b", heir) == [LATE]
+    assert q.state() == before
+    record = q.read("k")
+    assert record is not None and (record.value, record.info().worker) == (b"\x01", "a")
+    assert q.renew("b", heir) == ([0], [])
+
+
+def test_a_resend_is_answered_as_the_first_send(q: Queue) -> None:
+    deliveries = q.start("a", "b")
+    assert q.succeed("a", *deliveries) == [DONE, DONE]  # the reply is lost
+    before = q.state()
+    assert q.succeed("a", *deliveries) == [DONE, DONE]
+    assert q.state() == before and q.counters() == {"succeeded": 2}
+
+
+def test_the_same_one_twice_in_a_batch(q: Queue) -> None:
+    delivery = q.start_one()
+    assert q.succeed("a", delivery, delivery) == [DONE, DONE]
+    assert q.counters() == {"succeeded": 1}
+
+
+@pytest.mark.parametrize("kind", ["retried", "released"])
+def test_it_is_late_once_another_has_moved_the_task(q: Queue, kind: str) -> None:
+    slow = q.start_one()
+    heir = q.crash(slow, "b")
+    q.park("b", heir, kind=kind, delay=0 if kind == "released" else 50)
+    before = q.state()
+    assert q.succeed("a", slow) == [LATE]
+    assert q.state() == before
+
+
+@pytest.mark.parametrize("end", ["buried", "cancelled", "succeeded"])
+def test_it_is_late_once_another_has_ended_the_task(q: Queue, end: str) -> None:
+    slow = q.start_one()
+    heir = q.crash(slow, "b")
+    if end == "succeeded":
+        q.succeed("b", heir)
+    else:
+        q.bury("b", heir, **({"failure": None} if end == "cancelled" else {}))
+    before = q.state()
+    assert q.succeed("a", slow) == [LATE]
+    assert q.state() == before
+
+
+def test_it_wins_over_a_cancel(q: Queue) -> None:
+    delivery = q.start_one()
+    assert q.cancel("k")[0].requested
+    assert q.succeed("a", delivery) == [DONE]
+    assert q.read("k").state is State.SUCCEEDED  # type: ignore[union-attr]
+
+
+def test_who_waits_is_told(q: Queue) -> None:
+    told, silent = q.start("told", "silent")
+    q.read("told", "me-1")
+    q.read("told", "me-2")
+    with (
+        q.listening(keys.listener_channel(q.namespace, "me-1")) as first,
+        q.listening(keys.listener_channel(q.namespace, "me-2")) as second,
+    ):
+        q.succeed("a", told, silent)
+        q.succeed("a", told, silent)
+        assert first.take() == ["q:told"] and second.take() == ["q:told"]
+
+
+def test_nobody_is_told_by_a_late_one(q: Queue) -> None:
+    slow = q.start_one()
+    q.park("b", q.crash(slow, "b"))
+    q.read("k", "me")
+    with q.listening(keys.listener_channel(q.namespace, "me")) as heard:
+        assert q.succeed("a", slow) == [LATE]
+        assert heard.take() == []
+
+
+@pytest.mark.parametrize("value", [b"\x2a", LONG])
+def test_results_are_stored_although_memory_is_full(q: Queue, value: bytes) -> None:
+    late, delivery = q.start("late", "k")
+    q.park("b", q.crash(late, "b"))
+    with q.out_of_memory():
+        assert q.succeed("a", late, delivery, value=value) == [LATE, DONE]
+        record = q.read("k")
+    assert record is not None and record.value == value
+    assert q.is_empty() is False and q.queued() == []  # the other one is parked
+
+
+def test_a_record_of_another_type_stays_pending_and_its_neighbours_settle(q: Queue) -> None:
+    deliveries = q.start("a", "bad", "c")
+    q.raw.delete(q.record_key("bad"))
+    q.break_record("bad")
+    answers = q.succeed("a", *deliveries)
+    assert (answers[0], answers[2]) == (DONE, DONE)
+    assert isinstance(answers[1], str) and "WRONGTYPE" in answers[1]
+    assert list(q.pending()) == [deliveries[1].entry] and q.queued() == ["bad"]
+    assert q.counters() == {"succeeded": 2}
+    q.raw.delete(q.record_key("bad"))
+
+
+def test_counters_of_another_type_hinder_nobody(q: Queue) -> None:
+    delivery = q.start_one()
+    q.raw.set(keys.counters(q.base), "x")
+    assert q.succeed("a", delivery) == [DONE]
+    assert q.is_empty() and q.read("k").state is State.SUCCEEDED  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("loss", ["flush", "destroy"])
+def test_it_is_late_once_the_group_is_gone(q: Queue, loss: str) -> None:
+    delivery = q.start_one()
+    if loss == "flush":
+        q.raw.flushall()
+    else:
+        q.raw.xgroup_destroy(q.stream(), keys.GROUP)
+    before = q.state()
+    assert q.succeed("a", delivery) == [LATE]
+    assert q.state() == before
+
+
+def test_all_priorities_in_one_batch(q: Queue) -> None:
+    for priority in ("high", "default", "low"):
+        q.send(priority, priority=priority)
+    assert q.succeed("a", *q.fetch().deliveries) == [DONE] * 3
+    assert q.is_empty() and q.counters() == {"succeeded": 3}
+
+
+def test_a_full_batch(q: Queue) -> None:
+    q.send(*[f"k{i}" for i in range(500)])
+    assert q.succeed("a", *q.fetch(budget=500).deliveries) == [DONE] * 500
+    assert q.is_empty() and q.counters() == {"succeeded": 500}
