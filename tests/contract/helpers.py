@@ -169,9 +169,12 @@ class Queue:
 
     def pending(self, priority: str = "default") -> dict[str, Pending]:
         """What was delivered and not acknowledged, by entry."""
-        if not self.raw.exists(self.stream(priority)):
+        try:
+            reply: Any = self.raw.xpending_range(self.stream(priority), keys.GROUP, "-", "+", 1000)
+        except redis.ResponseError as error:
+            if not str(error).startswith("NOGROUP"):
+                raise
             return {}
-        reply: Any = self.raw.xpending_range(self.stream(priority), keys.GROUP, "-", "+", 1000)
         return {
             p["message_id"].decode(): Pending(
                 p["consumer"].decode(), p["time_since_delivered"], p["times_delivered"]

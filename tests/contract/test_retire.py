@@ -32,6 +32,7 @@ def test_those_that_own_nothing_go(q: Queue) -> None:
 
 def test_an_owner_stays_and_its_entries_too(q: Queue) -> None:
     delivery = q.start_one()
+    retire(q)  # where it has read nothing
     assert retire(q, "a") == 0 and consumers(q) == {"a"}
     assert list(q.pending()) == [delivery.entry]
     q.succeed("a", delivery)

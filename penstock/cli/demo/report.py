@@ -26,19 +26,19 @@ class Failure(msgspec.Struct, frozen=True):
     error: str
 
 
-class Kill(msgspec.Struct):
-    """The SIGKILL, filled in as the story goes on."""
+class Kill(msgspec.Struct, frozen=True, kw_only=True):
+    """The SIGKILL."""
 
-    worker: str = ""
-    pid: int = 0
+    worker: str
+    pid: int
     #: Seconds since the epoch.
-    at: float = 0.0
+    at: float
     #: Files that had ended by then.
-    done_before: int = 0
+    done_before: int
     #: Files that the worker was at.
-    in_hand: list[str] = []
+    in_hand: list[str]
     #: The worker that was started instead.
-    replaced_by: str = ""
+    replaced_by: str
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn, Self
 
 from penstock import App, PenstockError
 from penstock.streams.clients import Clients
@@ -78,7 +79,7 @@ async def worker_processes(url: str, log: Path) -> AsyncIterator[Process]:
                 os.killpg(supervisor.pid, signal.SIGKILL)  # whoever is left of the session started above
 
 
-async def lost(supervisor: Process, log: Path) -> None:
+async def lost(supervisor: Process, log: Path) -> NoReturn:
     """Wait for an end that nobody asked for, and raise what the log says of it."""
     code = await supervisor.wait()
     tail = log.read_text("utf-8", "replace")[-2000:].strip()
@@ -107,8 +108,10 @@ class Roster:
         except TimeoutError:
             raise StageError(f"no worker was ready within {_START_WITHIN:g} s") from None
 
-    async def aclose(self) -> None:
-        """Close its connection."""
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
         await self._clients.aclose()
 
 

@@ -65,7 +65,7 @@ class Story:
         with self._screen.progress(len(files)):
             async with asyncio.TaskGroup() as group:
                 for _ in range(_FOLLOWERS):
-                    group.create_task(self._follow_some(waiting, len(files) // 2))
+                    group.create_task(self._follow_some(waiting, half=max(1, len(files) // 2)))
 
     async def _follow_some(self, waiting: Iterable[tuple[str, Handle[FileIndex]]], half: int) -> None:
         for key, handle in waiting:
@@ -79,22 +79,21 @@ class Story:
             self._done += 1
             self._screen.advance(failed)
             self._recover(key)
-            if self._done >= half and self._kill is None:
+            if self._done == half:
                 await self._kill_one()
 
     async def _kill_one(self) -> None:
         """kill -9 a worker that is at work, and see another one take its place."""
-        self._kill = kill = Kill()
         worker = next(iter(await self._in_hand()), self._roster.known[0])
-        kill.worker, kill.pid, kill.done_before = worker, pid_of(worker), self._done
-        kill.at = time.time()
-        os.kill(kill.pid, signal.SIGKILL)
-        # It cannot end these any more, and nobody else takes them before the lease has run out.
-        kill.in_hand = (await self._in_hand()).get(worker, [])
-        self._orphans = set(kill.in_hand)
-        self._screen.say(f"kill -9 {kill.pid}: a worker is dead, with {len(kill.in_hand)} files in its hands", "red")
-        kill.replaced_by = await self._roster.newcomer()
-        self._screen.say(f"worker {pid_of(kill.replaced_by)} has taken its place")
+        done, at = self._done, time.time()
+        os.kill(pid_of(worker), signal.SIGKILL)
+        # It can end these no longer, and nobody takes them over before its lease has run out.
+        files = (await self._in_hand()).get(worker, [])
+        self._orphans = set(files)
+        self._screen.say(f"kill -9 {pid_of(worker)}: that worker is dead, with {len(files)} files in its hands", "red")
+        other = await self._roster.newcomer()
+        self._screen.say(f"worker {pid_of(other)} has taken its place")
+        self._kill = Kill(worker=worker, pid=pid_of(worker), at=at, done_before=done, in_hand=files, replaced_by=other)
 
     async def _in_hand(self) -> dict[str, list[str]]:
         """The files that each worker is at."""
