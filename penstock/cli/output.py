@@ -52,7 +52,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty:
     console = _console()
     with console.capture() as capture:
         console.print(table)
-    click.echo("\n".join(line.rstrip() for line in capture.get().strip("\n").split("\n")))
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    click.echo("\n".join(line for line in lines if line))  # without the box's empty first and last line
 
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:

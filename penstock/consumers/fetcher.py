@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from penstock.consumers.duty import Bell
 from penstock.consumers.intake import Intake
-from penstock.consumers.state import WorkerState
+from penstock.consumers.state import LEAVE_OUT, QUEUE_FAULTS, WorkerState
 from penstock.consumers.weights import Weights
 from penstock.errors import BrokerError
 from penstock.events import Dropped
@@ -60,9 +60,10 @@ class Fetcher:
         if self._faulted:
             await self._adopt_orphans()
             self._faulted = False
-        bases = [base for base, queue in self._state.queues.items() if self._state.slots.budget(queue) > 0]
+        usable = self._state.usable()
+        bases = [base for base in usable if self._state.slots.budget(self._state.queues[base]) > 0]
         if not bases:
-            await self._bell.wait(None)
+            await self._bell.wait(None if len(usable) == len(self._state.queues) else LEAVE_OUT)
             return 0.0
         try:
             if self._dry == bases or not await self._fetch(bases):
@@ -99,7 +100,11 @@ class Fetcher:
                 continue
             quotas = self._weights[base].plan(budget)
             call = consume.fetch(base, queue, state.consumer, budget, quotas, state.settings.result_ttl)
-            total += self._take(queue, await state.client.run(call))
+            try:
+                total += self._take(queue, await state.client.run(call))
+            except QUEUE_FAULTS as error:
+                state.leave_out(base, error)
+                total += 1  # not to be blocked on: begin again with the others
         return total
 
     async def _block(self, bases: frozenset[str]) -> bool:
@@ -150,7 +155,8 @@ class Fetcher:
             for attempt in state.in_flight.all():
                 d = attempt.delivery
                 running.setdefault((d.base, d.priority), []).append(d.entry)
-            for base, queue in state.queues.items():
+            for base in state.usable():
+                queue = state.queues[base]
                 for priority in PRIORITIES:
                     mine, room = running.get((base, priority), []), max(1, state.slots.budget(queue))
                     call = consume.orphans(

@@ -74,18 +74,19 @@ class Leases:
         for attempt in self._state.in_flight.all():
             if not self._is_wedged(attempt, now):
                 by_base.setdefault(attempt.delivery.base, []).append(attempt)
-        try:
-            for base, attempts in by_base.items():
+        failure: BrokerError | None = None
+        for base, attempts in by_base.items():
+            try:
                 for i in range(0, len(attempts), consume.RENEW_BATCH):
                     self._renew(base, attempts[i : i + consume.RENEW_BATCH])
-        except BrokerError as error:
-            self._failed = True
-            self._on_loop(self._state.link.down, error)
-            return False
-        if self._failed:
-            self._failed = False
+            except BrokerError as error:  # the other queues may fare better
+                failure = error
+        if failure is not None:
+            self._on_loop(self._state.link.down, failure)
+        elif self._failed:
             self._on_loop(self._state.link.up)
-        return True
+        self._failed = failure is not None
+        return not self._failed
 
     def _renew(self, base: str, attempts: list[Attempt]) -> None:
         held = [(a.delivery.priority, a.delivery.entry, a.delivery.raw_key) for a in attempts]

@@ -6,7 +6,7 @@ import logging
 import time
 
 from penstock.consumers.duty import Bell, jittered
-from penstock.consumers.state import WorkerState
+from penstock.consumers.state import LEAVE_OUT, QUEUE_FAULTS, WorkerState
 from penstock.events import Promoted
 from penstock.streams import consume
 
@@ -36,7 +36,12 @@ class Promoter:
         """Look at each queue whose time has come; seconds until the next one."""
         now = time.monotonic()
         for base in [base for base, at in self._look_at.items() if at <= now]:
-            self._look_at[base] = time.monotonic() + await self._promote(base)
+            try:
+                pause = await self._promote(base)
+            except QUEUE_FAULTS as error:
+                self._state.leave_out(base, error)
+                pause = LEAVE_OUT
+            self._look_at[base] = time.monotonic() + pause
         return max(0.0, min(self._look_at.values()) - time.monotonic())
 
     async def _promote(self, base: str) -> float:

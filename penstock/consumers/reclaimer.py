@@ -8,7 +8,7 @@ import time
 from penstock.consumers.duty import Bell, jittered
 from penstock.consumers.fetcher import Fetcher
 from penstock.consumers.intake import Intake
-from penstock.consumers.state import WorkerState
+from penstock.consumers.state import QUEUE_FAULTS, WorkerState
 from penstock.errors import BrokerError
 from penstock.events import Reclaimed
 from penstock.settings import PRIORITIES
@@ -37,16 +37,24 @@ class Reclaimer:
         if not state.link.is_up or since < lease:
             # A server that stood still makes every lease look old. First the living renew and settle.
             return lease - since if state.link.is_up else lease
-        bases = list(state.queues)
-        groups = [[base] for base in bases] if state.connector.is_cluster else [bases]
-        busy: set[str] = set()
-        for group in groups:
-            busy |= await state.client.run(consume.occupied(group))
+        busy = await self._busy(state.usable())
         for base in busy:
-            for priority in PRIORITIES:
-                await self._sweep(base, priority)
+            try:
+                for priority in PRIORITIES:
+                    await self._sweep(base, priority)
+            except QUEUE_FAULTS as error:
+                state.leave_out(base, error)
         # Nothing is there: the earliest that anything can run out is one lease from now.
         return jittered(lease) if not busy else jittered(min(1.5, lease / 3))
+
+    async def _busy(self, bases: list[str]) -> set[str]:
+        """Which queues hold anything."""
+        groups = [[base] for base in bases] if self._state.connector.is_cluster else [bases]
+        try:
+            found = [await self._state.client.run(consume.occupied(group)) for group in groups if group]
+        except QUEUE_FAULTS:  # one of them cannot be read: the sweep will find out which
+            return set(bases)
+        return set().union(*found)
 
     async def stop(self) -> None:
         """Take over nothing more; returns when a step under way has been answered."""

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import Mapping
 
 from penstock.consumers.attempt import InFlight
 from penstock.consumers.duty import Link
 from penstock.consumers.slots import Slots
+from penstock.errors import BrokerError, PermissionDenied, WrongKeyType
 from penstock.events import Observers
 from penstock.settings import Settings
 from penstock.streams import keys
 from penstock.streams.client import AsyncClient
 from penstock.streams.connection import Connector
 from penstock.tasks.task import AnyTask
+
+log = logging.getLogger("penstock.worker")
+
+#: What concerns one queue only, unlike an outage.
+QUEUE_FAULTS = (WrongKeyType, PermissionDenied)
+#: Seconds for which such a queue is left out.
+LEAVE_OUT = 5.0
 
 
 class WorkerState:
@@ -47,3 +57,14 @@ class WorkerState:
         self.taking_over = asyncio.Lock()
         #: Attempts that have ended since the start.
         self.done = 0
+        self._unusable: dict[str, float] = {}
+
+    def usable(self) -> list[str]:
+        """Bases of the queues that may be asked now."""
+        now = time.monotonic()
+        return [base for base in self.queues if self._unusable.get(base, 0.0) <= now]
+
+    def leave_out(self, base: str, error: BrokerError) -> None:
+        """Somebody else's key or a missing right is in the way of this queue: the others must not suffer."""
+        log.error("queue %s cannot be served, again in %.0f s: %s", self.queues[base], LEAVE_OUT, error)
+        self._unusable[base] = time.monotonic() + LEAVE_OUT

@@ -120,7 +120,7 @@ def share(app: App) -> Any:
     """
     tasks = TaskSet()
     found = SimpleNamespace()
-    for task in shared_tasks.tasks.values():
+    for task in shared_tasks.tasks.tasks.values():
         given = {name: getattr(task.config, name) for name in task.config.given}
         setattr(found, task.__name__, tasks.task(name=task.name, **given)(task.fn))
     app.include(tasks)

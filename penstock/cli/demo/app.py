@@ -8,5 +8,5 @@ from __future__ import annotations
 from penstock import App
 from penstock.cli.demo.tasks import tasks
 
-app = App("demo", namespace="demo", lease=2.0)
+app = App("demo", namespace="demo")
 app.include(tasks)

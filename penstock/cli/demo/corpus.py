@@ -57,6 +57,6 @@ def _may_be_broken(path: Path) -> bool:
 def _is_broken(path: Path) -> bool:
     try:
         index(path)
-    except SyntaxError:
+    except (SyntaxError, ValueError):  # ValueError: a NUL byte, before Python 3.12
         return True
     return False

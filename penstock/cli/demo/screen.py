@@ -34,7 +34,7 @@ class Screen:
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             _Rate(),
-            TextColumn("[red]{task.fields[failed]} failed[/]  {task.fields[workers]}"),
+            TextColumn("{task.fields[failed]} failed  [dim]{task.fields[workers]}"),
             console=self._console,
             transient=True,
             disable=quiet or not self._console.is_terminal,
@@ -80,21 +80,20 @@ class Screen:
             show(Text(f"       missing: {file}", "red"))
         if not report.problems:
             proof = (
-                f"No file is missing: {report.files:,} sent, {report.files:,} records read back, each of a task that has "
-                f"ended: {report.indexed:,} indexed and added up, {report.failed} among the dead letters."
+                f"{report.files:,} files sent, {report.files:,} records read back, each of a task that has ended: "
+                f"{report.indexed:,} were indexed and added up, {report.failed} are dead letters."
             )
-            show(Text("✓ ", "bold green").append(proof, "default"))
+            show(Text("✓ No file is missing. ", "bold green").append(proof, "not bold default"))
 
 
 class _Rate(ProgressColumn):
-    """Tasks per second, over the last seconds."""
+    """Tasks per second, since the first one was sent."""
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0:5,.0f} tasks/s", "cyan")
+        return Text(f"{task.completed / (task.elapsed or 1):4,.0f} tasks/s", "cyan")
 
 
 def _numbers(report: Report) -> RenderableType:
-    kill = report.kill
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim")
     table.add_column(justify="right")
@@ -108,7 +107,7 @@ def _numbers(report: Report) -> RenderableType:
         ("tasks/s", f"{report.tasks_per_second:,.0f}", ""),
         ("wait", *_times(report.wait)),
         ("run", *_times(report.run)),
-        ("retried", str(report.retried), "stumbled once, on purpose"),
+        ("retried", str(report.retried), "made to stumble, on purpose"),
         ("failed", str(report.failed), "dead letters, below"),
         ("taken over", str(len(report.taken_over)), _recovery(report)),
         ("wall time", f"{report.wall:.1f} s", ""),
@@ -130,8 +129,8 @@ def _imports(report: Report) -> RenderableType:
 
 def _failures(report: Report) -> RenderableType:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim")
-    table.add_column("dead letters", overflow="fold")
-    table.add_column("error", overflow="ellipsis", no_wrap=True, style="red")
+    table.add_column("dead letter", no_wrap=True)
+    table.add_column("error", style="red")
     for failure in report.failures:
         table.add_row(Text(failure.file), Text(failure.error))
     return Padding(table, (1, 0, 0, 0))
@@ -148,4 +147,4 @@ def _seconds(value: float) -> str:
 def _recovery(report: Report) -> str:
     if report.recovered_in is None:
         return ""
-    return f"from the killed worker, done {report.recovered_in:.1f} s after"
+    return f"from the killed worker, within {report.recovered_in:.1f} s"

@@ -13,16 +13,18 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn, Self
+from typing import BinaryIO, NoReturn, Self
 
 from penstock import App, PenstockError
 from penstock.streams.clients import Clients
 from penstock.streams.embedded import disconnect_embedded
 from penstock.streams.inspect import workers as all_workers
 
-#: As it would be typed, but for the Python in front of it.
-WORKER = "penstock -A penstock.cli.demo.app:app worker --workers 2 --threads 4"
 WORKERS = 2
+#: Seconds after which the others take over what a dead worker was at. Short, so that it is seen.
+LEASE = 2
+#: As one would type it.
+COMMAND = f"penstock -A penstock.cli.demo.app:app worker --workers {WORKERS} --threads 4 --lease {LEASE}"
 #: Seconds in which a worker starts, on a machine that has much else to do.
 _START_WITHIN = 30.0
 #: Seconds that the workers have to end. They have nothing left to do, unless the demo was interrupted.
@@ -51,21 +53,20 @@ def scratch_folder() -> Iterator[Path]:
 
 
 @asynccontextmanager
-async def worker_processes(url: str, log: Path) -> AsyncIterator[Process]:
+async def worker_processes(url: str, log: BinaryIO) -> AsyncIterator[Process]:
     """Two workers and their supervisor, whose process this gives; in the end they are stopped as by Ctrl-C."""
     # The user's own settings are for the user's own app.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
-    with open(log, "wb") as output:
-        supervisor = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", *WORKER.split()),
-            # PYTHONWARNINGS: the library's tests have invalid escapes on purpose.
-            env={**environment, "PENSTOCK_URL": url, "PYTHONWARNINGS": "ignore"},
-            stdin=DEVNULL,
-            stdout=output,
-            stderr=output,
-            # A Ctrl-C in the terminal reaches the demo only, which then stops them in order.
-            start_new_session=True,
-        )
+    supervisor = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", *COMMAND.split()),
+        # PYTHONWARNINGS: the library's tests have invalid escapes on purpose.
+        env={**environment, "PENSTOCK_URL": url, "PYTHONWARNINGS": "ignore"},
+        stdin=DEVNULL,
+        stdout=log,
+        stderr=log,
+        # A Ctrl-C in the terminal reaches the demo only, which then stops them in order.
+        start_new_session=True,
+    )
     try:
         yield supervisor
     finally:
@@ -79,11 +80,14 @@ async def worker_processes(url: str, log: Path) -> AsyncIterator[Process]:
                 os.killpg(supervisor.pid, signal.SIGKILL)  # whoever is left of the session started above
 
 
-async def lost(supervisor: Process, log: Path) -> NoReturn:
+async def lost(supervisor: Process, log: BinaryIO) -> NoReturn:
     """Wait for an end that nobody asked for, and raise what the log says of it."""
     code = await supervisor.wait()
-    tail = log.read_text("utf-8", "replace")[-2000:].strip()
-    raise StageError(f"the workers have ended, with status {code}:\n{tail}")
+    raise StageError(f"the workers have ended, with status {code}:\n{_tail(log)}")
+
+
+def _tail(log: BinaryIO) -> str:
+    return Path(log.name).read_text("utf-8", "replace")[-2000:].strip()
 
 
 class Roster:

@@ -13,7 +13,7 @@ from penstock import App, Handle, State, TaskFailed, TaskInfo, TaskNotFound
 from penstock.cli.demo.corpus import Corpus
 from penstock.cli.demo.report import Kill, Ledger
 from penstock.cli.demo.screen import Screen
-from penstock.cli.demo.stage import Roster, pid_of
+from penstock.cli.demo.stage import LEASE, Roster, pid_of
 from penstock.cli.demo.tasks import FileIndex, Summary, index_file, summarise
 
 #: Tasks that are waited for at a time. More than the workers run, so that one that is late holds nobody up.
@@ -50,12 +50,10 @@ class Story:
     async def _send(self, corpus: Corpus) -> Files:
         """One task for each file, in a few round trips."""
         began = time.monotonic()
-        every = max(1, len(corpus.files) // _STUMBLERS)
-        calls = [
-            index_file.options(id=key).s(str(path), stumble=number % every == every - 1)
-            for number, (key, path) in enumerate(corpus.files.items())
-        ]
-        handles = await self._app.abulk(calls)
+        stumblers = list(corpus.files)[:: max(1, len(corpus.files) // _STUMBLERS)][:_STUMBLERS]
+        handles = await self._app.abulk(
+            index_file.options(id=key).s(str(path), stumble=key in stumblers) for key, path in corpus.files.items()
+        )
         self._screen.say(f"{len(handles):,} files sent as tasks, in {time.monotonic() - began:.2f} s")
         return dict(zip(corpus.files, handles, strict=True))
 
@@ -90,8 +88,14 @@ class Story:
         # It can end these no longer, and nobody takes them over before its lease has run out.
         files = (await self._in_hand()).get(worker, [])
         self._orphans = set(files)
-        self._screen.say(f"kill -9 {pid_of(worker)}: that worker is dead, with {len(files)} files in its hands", "red")
+        self._screen.workers(name for name in self._roster.known if name != worker)
+        self._screen.say(
+            f"$ kill -9 {pid_of(worker)}    it had {len(files)} files in hand, free for others when their lease of "
+            f"{LEASE} s is over",
+            "red",
+        )
         other = await self._roster.newcomer()
+        self._screen.workers(name for name in self._roster.known if name != worker)
         self._screen.say(f"worker {pid_of(other)} has taken its place")
         self._kill = Kill(worker=worker, pid=pid_of(worker), at=at, done_before=done, in_hand=files, replaced_by=other)
 
@@ -108,7 +112,7 @@ class Story:
         if key in self._orphans:
             self._orphans.discard(key)
             if not self._orphans:
-                self._screen.say("the dead worker's files have been taken over, and are done", "green")
+                self._screen.say("the dead worker's files have been taken over and are done", "green")
 
     async def _sum_up(self, files: Files) -> Summary:
         """The last task: it reads the results of the others."""

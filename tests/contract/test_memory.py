@@ -1,0 +1,103 @@
+"""What a task costs in Redis, and that nothing of it stays."""
+
+from __future__ import annotations
+
+import pytest
+
+from penstock.streams import keys, produce, settle
+from penstock.streams.message import Message, encode_message
+from penstock.streams.produce import BATCH_TASKS, Envelope
+from tests.contract.helpers import DEAD_TTL, FAILURE, Queue
+from tests.servers import Server, wait_until
+
+TASKS = 10_000
+#: As in a small shop: no arguments, a result of one byte.
+NAME = "shop.tasks.send_receipt"
+MESSAGE = encode_message(Message(NAME))
+CONSUMER = "web-7d9f6c5b4-x2k8q:12345:0a1b2c3d"
+#: Bytes. libc's malloc (redis-6.2 and valkey-9.1 here) counts larger blocks than jemalloc does.
+QUEUED, FINISHED = 330, 260
+
+
+def used(q: Queue) -> int:
+    info = q.raw.info("memory")
+    return int(info["used_memory"])  # type: ignore[index]
+
+
+def send(q: Queue, prefix: str, count: int) -> None:
+    for i in range(0, count, BATCH_TASKS):
+        names = [f"{prefix}{n:016d}"[-16:] for n in range(i, min(i + BATCH_TASKS, count))]
+        q.enqueue(*[Envelope(name, NAME, "default", MESSAGE) for name in names])
+
+
+def finish(q: Queue, count: int, ttl: float = 3600.0, window: float = 60.0) -> None:
+    while count:
+        batch = q.fetch(CONSUMER, budget=min(count, BATCH_TASKS))
+        items = [(d, NAME, ttl, b"\x2a") for d in batch.deliveries]
+        assert q.run(settle.succeed(q.base, CONSUMER, window, items)) == [settle.Settled.DONE] * len(items)
+        count -= len(items)
+
+
+def test_bytes_per_task(q: Queue, any_server: Server, record_property: pytest.RecordProperty) -> None:
+    send(q, "w", 100)
+    finish(q, 100)  # scripts, group, consumer and buffers are there now
+    before = used(q)
+    send(q, "", TASKS)
+    queued = (used(q) - before) / TASKS
+    finish(q, TASKS)
+    finished = (used(q) - before) / TASKS
+    server = any_server.directory.name
+    record_property("bytes_per_queued_task", queued)
+    record_property("bytes_per_finished_task", finished)
+    print(f"\nMEMORY {server}: {queued:.0f} B per queued task, {finished:.0f} B per finished one")
+    assert queued <= QUEUED
+    assert finished <= FINISHED
+
+
+def test_records_are_small_hashes_through_their_whole_life(q: Queue) -> None:
+    """The longest that we put into them ourselves: 64 B fields, all of them at once."""
+
+    def check() -> None:
+        assert q.raw.object("encoding", q.record_key("k")) in (b"ziplist", b"listpack")
+
+    q.enqueue(Envelope("k", "n" * 64, "default", MESSAGE, "", "+600000"))
+    for i in range(10):
+        q.read("k", f"listen-{i}")
+    check()
+    (delivery,) = q.fetch(CONSUMER).deliveries
+    for kind in ("unknown", "snoozed", "retried"):
+        q.run(settle.park(q.base, CONSUMER, 1, 1000, [(delivery, NAME, 0.0, kind, "e" * 200)]))
+        (delivery,) = q.fetch(CONSUMER).deliveries
+        check()
+    q.cancel("k")
+    q.run(settle.succeed(q.base, CONSUMER, 60, [(delivery, NAME, 60, b"x" * 64)]))
+    check()
+
+
+def test_nothing_of_a_finished_task_stays(q: Queue) -> None:
+    """Each end once, with tiny TTLs: afterwards the queue has the keys that it had before."""
+    send(q, "w", 1)
+    finish(q, 1, 0.001, 0.001)
+    q.bury("a", q.start_one("first"), failure=None)
+    wait_until(lambda: not [key for key in q.state() if ":t:" in key and "first" not in key])
+    q.raw.delete(q.record_key("first"))
+    before = set(q.state())
+    send(q, "ok", 50)
+    finish(q, 50, 0.05, 0.05)
+    large, none, failed, cancelled, retried = q.start("large", "none", "failed", "cancelled", "retried")
+    q.park("a", retried, delay=0)
+    (retried,) = q.fetch().deliveries
+    items = [(large, NAME, 0.05, b"x" * 200), (none, NAME, 0.0, b""), (retried, NAME, 0.05, b"x")]
+    q.run(settle.succeed(q.base, "a", 0.05, items))
+    q.run(settle.bury(q.base, "a", 0.05, (0.05, 10), [(failed, NAME, FAILURE), (cancelled, NAME, None)]))
+    q.send("scheduled", due="+60000")
+    q.run(cancel_soon(q, "scheduled"))
+    assert set(q.state()) > before
+    wait_until(lambda: not [key for key in q.state() if ":t:" in key or ":r:" in key or ":p:" in key])
+    q.run(settle.bury(q.base, "a", 0.05, (0.05, 10), []))  # the index of dead letters is swept by the next burial
+    assert set(q.state()) == before
+    assert q.is_empty() and q.raw.zcard(keys.dead(q.base)) == 0 and DEAD_TTL > 1
+
+
+def cancel_soon(q: Queue, key: str):  # type: ignore[no-untyped-def]
+    return produce.cancel(q.base, (key,), 0.05)
