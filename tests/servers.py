@@ -218,9 +218,10 @@ async def await_until(predicate: Callable[[], Any], timeout: float = 10) -> Any:
 def find_leaks(client: Any, namespace: str, permanent: Sequence[str]) -> list[str]:
     """Keys of `namespace` that will never go away though nothing needs them any more."""
     leaks = []
+    # latin-1: names may be any bytes, and come back as they were.
     owned: dict[str, tuple[set[str], set[str]]] = {}
-    for name in sorted(key.decode() for key in client.scan_iter(match=f"{{{namespace}*", count=1000)):
-        if not name.startswith((f"{{{namespace}}}", f"{{{namespace}:")) or client.ttl(name) != -1:
+    for name in sorted(key.decode("latin-1") for key in client.scan_iter(match=f"{{{namespace}*", count=1000)):
+        if not name.startswith((f"{{{namespace}}}", f"{{{namespace}:")) or client.ttl(name.encode("latin-1")) != -1:
             continue
         base, _, rest = name.partition("}:")
         base += "}"
@@ -241,6 +242,6 @@ def _owned(client: Any, base: str) -> tuple[set[str], set[str]]:
     streamed = set()
     for priority in ("high", "default", "low"):
         for _, fields in client.xrange(f"{base}:s:{priority}"):
-            streamed.add(fields[b"k"].decode() if b"k" in fields else "")
-    kept = {key.decode() for place in ("z", "dead") for key in client.zrange(f"{base}:{place}", 0, -1)}
+            streamed.add(fields[b"k"].decode("latin-1") if b"k" in fields else "")
+    kept = {key.decode("latin-1") for place in ("z", "dead") for key in client.zrange(f"{base}:{place}", 0, -1)}
     return streamed, kept

@@ -122,7 +122,7 @@ def unknown_words(words: list[str]) -> list[str]:
     for i, word in enumerate(words):
         options = {name: option for option in command.params for name in (*option.opts, *option.secondary_opts)}
         if word.startswith("-"):
-            if word.partition("=")[0] not in options and word not in context.help_option_names + ["--help"]:
+            if word.partition("=")[0] not in options and word not in ("-h", "--help"):
                 unknown.append(word)
         elif isinstance(command, click.Group) and not _is_value(words, i):
             found = command.get_command(context, word)
@@ -299,8 +299,8 @@ def test_every_error_and_every_reason_is_documented() -> None:
 
 def test_what_may_run_twice_and_what_may_be_lost_is_said_in_these_words() -> None:
     twice = (
-        "A crash or stall past the lease (a C call that holds the GIL stops the lease thread too), an undead thread after its"
-        " timeout, a failover that loses an ack."
+        "A crash or stall past the lease (a C call that holds the GIL stops the lease thread too), "
+        "an undead thread after its timeout, a failover that loses an ack."
     )
     lost = "Writes that Redis itself lost (unsynced failover, power loss with everysec, eviction, FLUSHALL)."
     for page in (ROOT / "README.md", ROOT / "docs" / "reliability.md"):

@@ -57,6 +57,7 @@ class Intake:
             return self._end(attempt, Failed(failure))
         if not self._state.slots.take(attempt.kind):
             # Over-read: a blocking read brings one of each stream. Others may have room at once.
+            self._state.slots.learn(attempt.delivery.queue, attempt.kind)
             return self._end(attempt, Released())
         self._state.in_flight.add(attempt)
         return self.ready.put_nowait(attempt)

@@ -23,6 +23,12 @@ class Slots:
         free = min(self._free[kind] for kind in self._kinds[queue])
         return max(0, min(free, self._unsettled_free))
 
+    def learn(self, queue: str, kind: str) -> None:
+        """A task of this kind was sent to `queue` by a call's own option: from now on the kind counts there, or
+        such an entry would go round and round while there is no slot for it."""
+        if kind not in self._kinds[queue]:
+            self._kinds[queue] += (kind,)
+
     def take(self, kind: str) -> bool:
         """Take a slot; False if none is free."""
         if self._free[kind] < 1:

@@ -62,12 +62,14 @@ class WorkerProcess:
         )
         #: What it has told: "ready", then lines of the tasks.
         self.lines: list[str] = []
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip("\n"))
+        with self.process.stdout as stdout:
+            for line in stdout:
+                self.lines.append(line.rstrip("\n"))
 
     def wait_ready(self) -> WorkerProcess:
         wait_until(lambda: "ready" in self.lines or self.process.poll() is not None, 60)
@@ -87,9 +89,9 @@ class WorkerProcess:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(timeout=30)
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None and not pipe.closed and pipe is self.process.stdin:
-                pipe.close()
+        self._reader.join()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
 
 
 def calls_of(client: redis.Redis, *commands: str) -> int:

@@ -63,9 +63,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     run: Times
     #: Files that took more than one attempt.
     retried: int
-    #: Files that the killed worker had begun, and another one has done.
+    #: Files that the killed worker had in hand, and another one has done.
     taken_over: list[str]
-    #: From the kill until the last of these was done; None: none was, or not all were.
+    #: From the kill until the last of these was done; None: there was none.
     recovered_in: float | None
     kill: Kill | None
     failures: list[Failure]
@@ -95,7 +95,7 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
         """What there is to say, with the `top` most imported modules."""
         ended = self.ended
         infos = list(ended.values())
-        taken_over = sorted(key for key, info in ended.items() if info.deliveries > 1)
+        taken_over = self._taken_over()
         return Report(
             problems=self.problems(),
             missing=sorted(self.records.keys() - ended.keys()),
@@ -138,8 +138,13 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     def _ended_as(self, state: State) -> set[str]:
         return {key for key, info in self.ended.items() if info.state is state}
 
+    def _taken_over(self) -> list[str]:
+        # A delivery that did not end in order is counted in the record.
+        in_hand = self.kill.in_hand if self.kill is not None else ()
+        return sorted(file for file in in_hand if file in self.ended and self.ended[file].deliveries > 1)
+
     def _recovered_in(self, files: Iterable[str]) -> float | None:
-        ends = [_stamp(info.finished_at) for file in files if (info := self.ended.get(file)) is not None]
+        ends = [_stamp(self.ended[file].finished_at) for file in files]
         return max(ends) - self.kill.at if ends and self.kill is not None else None
 
 

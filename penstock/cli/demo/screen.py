@@ -128,12 +128,13 @@ def _imports(report: Report) -> RenderableType:
 
 
 def _failures(report: Report) -> RenderableType:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="dim")
-    table.add_column("dead letter", no_wrap=True)
-    table.add_column("error", style="red")
+    widest = max((len(failure.file) for failure in report.failures), default=0)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim", expand=True)
+    table.add_column("dead letters", min_width=widest, no_wrap=True)
+    table.add_column("error", style="red", ratio=1, no_wrap=True, overflow="ellipsis")
     for failure in report.failures:
         table.add_row(Text(failure.file), Text(failure.error))
-    return Padding(table, (1, 0, 0, 0))
+    return Padding(table, (1, 0))
 
 
 def _times(times: Times) -> tuple[str, str]:
@@ -147,4 +148,4 @@ def _seconds(value: float) -> str:
 def _recovery(report: Report) -> str:
     if report.recovered_in is None:
         return ""
-    return f"from the killed worker, within {report.recovered_in:.1f} s"
+    return f"from the killed worker, in {report.recovered_in:.1f} s"
