@@ -46,11 +46,12 @@ def list_(broker: Broker, queue: str | None, limit: int) -> None:
         output.print_json([_as_json(letter) for letter in letters])
         return
     columns = ["id", "task", "reason", "attempts", "died", "error"]
-    rows = [
-        [each.id, each.name, each.reason, each.attempts, output.clock(each.died_at, "seconds"), output.shortened(each.error)]
-        for each in letters
-    ]
-    output.print_table(columns, rows, "no dead letters")
+    output.print_table(columns, [_row(letter) for letter in letters], "no dead letters")
+
+
+def _row(letter: DeadLetter) -> list[object]:
+    died, error = output.clock(letter.died_at, "seconds"), output.shortened(letter.error)
+    return [letter.id, letter.name, letter.reason, letter.attempts, died, error]
 
 
 @dead.command("show")

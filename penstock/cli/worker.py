@@ -65,7 +65,7 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
 @click.command("worker", short_help="Run tasks.")
 @app_option
 @click.option(
-    "-Q", "--queues", type=Names(), multiple=True, metavar="NAMES", envvar="PENSTOCK_QUEUES",
+    "-Q", "--queues", type=Names(), multiple=True, metavar="NAMES", envvar="PENSTOCK_QUEUES", show_envvar=True,
     help="Queues to serve, separated by commas. Default: those of the app's tasks.",
 )  # fmt: skip
 @click.option(
@@ -77,7 +77,8 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
     help='Processes for run="process" tasks, started when needed. Default: one for each core.',
 )  # fmt: skip
 @click.option(
-    "--workers", type=click.IntRange(1), default=1, show_default=True, metavar="N", envvar="PENSTOCK_WORKERS",
+    "--workers", type=click.IntRange(1), default=1, show_default=True, metavar="N",
+    envvar="PENSTOCK_WORKERS", show_envvar=True,
     help="Worker processes. Each has all the slots above.",
 )  # fmt: skip
 @click.option("--burst", is_flag=True, help="End when nothing is ready; what is scheduled for later is not waited for.")
@@ -94,11 +95,11 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
     help="Always empty the higher priority first. Default: weighted, so that none starves.",
 )  # fmt: skip
 @click.option(
-    "--max-tasks", type=click.IntRange(0), default=0, metavar="N", envvar="PENSTOCK_MAX_TASKS",
+    "--max-tasks", type=click.IntRange(0), default=0, metavar="N", envvar="PENSTOCK_MAX_TASKS", show_envvar=True,
     help="Replace a worker process after so many tasks.",
 )  # fmt: skip
 @click.option(
-    "--max-rss", type=Size(), default=0, metavar="SIZE", envvar="PENSTOCK_MAX_RSS",
+    "--max-rss", type=Size(), default=0, metavar="SIZE", envvar="PENSTOCK_MAX_RSS", show_envvar=True,
     help="Replace a worker process that uses so much memory: 500M, 2G.",
 )  # fmt: skip
 @click.option(
@@ -107,9 +108,11 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
     default="info",
     show_default=True,
     envvar=_LEVEL,
+    show_envvar=True,
 )
 @click.option(
-    "--log-format", type=click.Choice(("text", "json")), default="text", show_default=True, envvar=_FORMAT,
+    "--log-format", type=click.Choice(("text", "json")), default="text", show_default=True,
+    envvar=_FORMAT, show_envvar=True,
     help="json: one object per line, with task_id, task_name, attempt and worker.",
 )  # fmt: skip
 @click.pass_context

@@ -87,22 +87,23 @@ class Attempt:
 
 
 class InFlight:
-    """All attempts of this worker by (base, entry). Changed in the event loop only; read by the lease thread."""
+    """All attempts of this worker by (base, priority, entry): entries of two streams may have the same id, as when one
+    script adds both. Changed in the event loop only; read by the lease thread."""
 
     def __init__(self) -> None:
-        self._attempts: dict[tuple[str, str], Attempt] = {}
+        self._attempts: dict[tuple[str, str, str], Attempt] = {}
 
     def __len__(self) -> int:
         return len(self._attempts)
 
     def __contains__(self, delivery: Delivery) -> bool:
-        return (delivery.base, delivery.entry) in self._attempts
+        return _place(delivery) in self._attempts
 
     def add(self, attempt: Attempt) -> None:
-        self._attempts[attempt.delivery.base, attempt.delivery.entry] = attempt
+        self._attempts[_place(attempt.delivery)] = attempt
 
     def forget(self, attempt: Attempt) -> None:
-        self._attempts.pop((attempt.delivery.base, attempt.delivery.entry), None)
+        self._attempts.pop(_place(attempt.delivery), None)
 
     def all(self) -> list[Attempt]:
         # list(dict.values()) is one step under the GIL, hence safe from another thread.
@@ -114,3 +115,7 @@ class InFlight:
 
     def has_suspect(self) -> bool:
         return any(a.is_suspect for a in self._attempts.values())
+
+
+def _place(delivery: Delivery) -> tuple[str, str, str]:
+    return delivery.base, delivery.priority, delivery.entry

@@ -41,6 +41,8 @@ class Leases:
         self._loop_thread = threading.get_ident()
         self._interval = state.settings.lease / 3
         self._tick = min(1.0, self._interval / 2)
+        #: Longest time between two beats while the server does not answer.
+        self._patience = state.settings.connect_timeout + state.settings.command_timeout + self._tick
         self._stopping = threading.Event()
         self._client = SyncClient(state.connector)
         self._turned_at = time.monotonic()
@@ -81,6 +83,7 @@ class Leases:
                     self._renew(base, attempts[i : i + consume.RENEW_BATCH])
             except BrokerError as error:  # the other queues may fare better
                 failure = error
+            self._on_beat(self._kill_at())
         if failure is not None:
             self._on_loop(self._state.link.down, failure)
         elif self._failed:
@@ -114,8 +117,14 @@ class Leases:
         return True
 
     def _kill_at(self) -> float | None:
-        limits = [a.deadline for a in self._state.in_flight.all() if a.deadline is not None and not a.ended]
-        return min(limits) + WEDGED_AFTER + self._tick if limits else None
+        now = time.monotonic()
+        running = [a for a in self._state.in_flight.all() if a.deadline is not None and not a.ended]
+        if [a for a in running if self._is_wedged(a, now)]:
+            return now
+        # This is for a thread that is stopped, too (by a C call that holds the GIL). One that waits
+        # for the server is late with its next beat, and must not have its process killed for that.
+        limits = [a.deadline for a in running if a.deadline is not None]
+        return min(limits) + WEDGED_AFTER + self._patience if limits else None
 
     def _ping(self) -> None:
         self._on_loop(self._pong)

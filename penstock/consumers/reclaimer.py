@@ -29,6 +29,7 @@ class Reclaimer:
         self._cursors: dict[tuple[str, str], str] = {}
         self._stopping = False
         self.bell = Bell()
+        state.slots.on_kept = self.bell.ring
 
     async def once(self) -> float | None:
         """Sweep all queues that hold anything; seconds until the next sweep."""
@@ -38,12 +39,16 @@ class Reclaimer:
             # A server that stood still makes every lease look old. First the living renew and settle.
             return lease - since if state.link.is_up else lease
         busy = await self._busy(state.usable())
+        full = []
         for base in busy:
             try:
-                for priority in PRIORITIES:
-                    await self._sweep(base, priority)
+                swept = [await self._sweep(base, priority) for priority in PRIORITIES]
             except QUEUE_FAULTS as error:
                 state.leave_out(base, error)
+            else:
+                if not all(swept):
+                    full.append(state.queues[base])
+        state.slots.keep(full)
         # Nothing is there: the earliest that anything can run out is one lease from now.
         return jittered(lease) if not busy else jittered(min(1.5, lease / 3))
 
@@ -62,17 +67,18 @@ class Reclaimer:
         async with self._state.taking_over:
             pass
 
-    async def _sweep(self, base: str, priority: str) -> None:
-        """One pass over a stream, from where the last one stopped for want of slots."""
+    async def _sweep(self, base: str, priority: str) -> bool:
+        """One pass over a stream, from where the last one stopped for want of slots; False if there were none."""
         queue = self._state.queues[base]
         while not self._stopping:
-            budget = self._state.slots.budget(queue)
+            budget = self._state.slots.takeover_budget(queue)
             if budget < 1:
-                return
+                return False
             cursor = await self._step(base, queue, priority, budget)
             self._cursors[base, priority] = cursor
             if cursor == "0-0":
-                return
+                break
+        return True
 
     async def _step(self, base: str, queue: str, priority: str, budget: int) -> str:
         state = self._state

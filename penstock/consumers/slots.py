@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 KINDS = ("async", "thread", "process")
 
@@ -15,13 +15,28 @@ class Slots:
         self._free = dict(sizes)
         self._kinds = {queue: tuple(kinds) or KINDS for queue, kinds in queue_kinds.items()}
         self._unsettled_free = unsettled
+        #: Kinds of which one slot is kept for entries that are taken over.
+        self._kept: frozenset[str] = frozenset()
+        #: Told when a slot of such a kind is free.
+        self.on_kept: Callable[[], object] = lambda: None
         #: Told when a budget may have grown.
         self.on_freed: Callable[[], object] = lambda: None
 
     def budget(self, queue: str) -> int:
         """How many entries of `queue` may be read now."""
+        free = min(self._free[kind] - (kind in self._kept) for kind in self._kinds[queue])
+        return max(0, min(free, self._unsettled_free))
+
+    def takeover_budget(self, queue: str) -> int:
+        """How many entries of `queue` may be taken over now: also those for which a slot is kept."""
         free = min(self._free[kind] for kind in self._kinds[queue])
         return max(0, min(free, self._unsettled_free))
+
+    def keep(self, queues: Iterable[str]) -> None:
+        """Until the next call, leave the next free slot to a takeover in these queues: a fetch would always be
+        first to it, and entries of a dead worker would wait until nothing else is left."""
+        self._kept = frozenset(kind for queue in queues for kind in self._kinds[queue] if self._free[kind] < 1)
+        self.on_freed()
 
     def learn(self, queue: str, kind: str) -> None:
         """A task of this kind was sent to `queue` by a call's own option: from now on the kind counts there, or
@@ -39,6 +54,8 @@ class Slots:
     def give(self, kind: str) -> None:
         """The user's code has ended."""
         self._free[kind] += 1
+        if kind in self._kept:
+            self.on_kept()
         self.on_freed()
 
     def unsettled(self, change: int) -> None:

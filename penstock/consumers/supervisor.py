@@ -87,7 +87,7 @@ class Supervisor:
             self._due.clear()
             if self._stops == 1:
                 grace = max((ward.grace for ward in self._wards), default=0.0)
-                log.info("%s: stopping (%d worker processes); running tasks have %g s to finish", name, len(self._wards), grace)
+                log.info("%s: stopping; what runs has %g s to finish", name, grace)
             else:
                 log.info("%s again: handing back what has not finished", name)
             for ward in self._wards:

@@ -26,23 +26,24 @@ def used(q: Queue) -> int:
 
 def send(q: Queue, prefix: str, count: int) -> None:
     for i in range(0, count, BATCH_TASKS):
-        names = [f"{prefix}{n:016d}"[-16:] for n in range(i, min(i + BATCH_TASKS, count))]
-        q.enqueue(*[Envelope(name, NAME, "default", MESSAGE) for name in names])
+        names = [f"{prefix}{n:015d}" for n in range(i, min(i + BATCH_TASKS, count))]  # 16 characters, as `new_key`
+        answers = q.enqueue(*[Envelope(name, NAME, "default", MESSAGE) for name in names])
+        assert all(answer.created for answer in answers)
 
 
 def finish(q: Queue, count: int, ttl: float = 3600.0, window: float = 60.0) -> None:
-    while count:
-        batch = q.fetch(CONSUMER, budget=min(count, BATCH_TASKS))
+    for i in range(0, count, BATCH_TASKS):
+        batch = q.fetch(CONSUMER, budget=min(BATCH_TASKS, count - i))
         items = [(d, NAME, ttl, b"\x2a") for d in batch.deliveries]
         assert q.run(settle.succeed(q.base, CONSUMER, window, items)) == [settle.Settled.DONE] * len(items)
-        count -= len(items)
+    assert q.is_empty()
 
 
 def test_bytes_per_task(q: Queue, any_server: Server, record_property: pytest.RecordProperty) -> None:
     send(q, "w", 100)
     finish(q, 100)  # scripts, group, consumer and buffers are there now
     before = used(q)
-    send(q, "", TASKS)
+    send(q, "k", TASKS)
     queued = (used(q) - before) / TASKS
     finish(q, TASKS)
     finished = (used(q) - before) / TASKS
@@ -82,7 +83,7 @@ def test_nothing_of_a_finished_task_stays(q: Queue) -> None:
     wait_until(lambda: not [key for key in q.state() if ":t:" in key and "first" not in key])
     q.raw.delete(q.record_key("first"))
     before = set(q.state())
-    send(q, "ok", 50)
+    send(q, "o", 50)
     finish(q, 50, 0.05, 0.05)
     large, none, failed, cancelled, retried = q.start("large", "none", "failed", "cancelled", "retried")
     q.park("a", retried, delay=0)

@@ -72,10 +72,10 @@ def test_lines_come_whole(pipe: tuple[socket.socket, socket.socket], ward: Ward)
     theirs.send(b"ready\nbe")
     assert ward.lines() == ["ready"]
     theirs.send(b"at 12.5\nbeat\n")
-    assert ward.lines() == ["beat 12.5", "beat"] and not ward.silent
+    assert (ward.lines(), ward.silent) == (["beat 12.5", "beat"], False)
     theirs.send(b"replace it is old\n")
     theirs.close()
-    assert ward.lines() == ["replace it is old"] and ward.silent
+    assert (ward.lines(), ward.silent) == (["replace it is old"], True)
     assert ward.lines() == []
 
 

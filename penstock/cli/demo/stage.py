@@ -24,7 +24,7 @@ WORKERS = 2
 #: Seconds after which the others take over what a dead worker was at. Short, so that it is seen.
 LEASE = 2
 #: As one would type it.
-COMMAND = f"penstock -A penstock.cli.demo.app:app worker --workers {WORKERS} --threads 4 --lease {LEASE}"
+COMMAND = f"penstock -A penstock.cli.demo.app:app worker --workers {WORKERS} --processes 2 --lease {LEASE}"
 #: Seconds in which a worker starts, on a machine that has much else to do.
 _START_WITHIN = 30.0
 #: Seconds that the workers have to end. They have nothing left to do, unless the demo was interrupted.

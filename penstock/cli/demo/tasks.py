@@ -35,11 +35,10 @@ class Summary(msgspec.Struct, frozen=True):
     imports: list[tuple[str, int]]
 
 
-# A plain function runs in a thread. Parsing holds the GIL, but each of the two worker processes has a GIL of
-# its own, so two cores are busy; run="process" cost a tenth to a third more CPU here (measured: 1 ms for each
-# file on its way to the child and back). It pays for tasks that keep the GIL for long.
+# In a process: ast.parse holds the GIL, and two threads at it at the same time can disturb one another (on Python
+# 3.11 one file in some thousands failed with "AST constructor recursion depth mismatch"). It costs 1 ms per file.
 # An OSError may pass, so it is tried again; a SyntaxError will not, and ends among the dead letters.
-@tasks.task(bind=True, retry=RetryPolicy(max_retries=3, delay=0.2, on=OSError))
+@tasks.task(run="process", bind=True, retry=RetryPolicy(max_retries=3, delay=0.2, on=OSError))
 def index_file(ctx: Context, path: str, *, stumble: bool = False) -> FileIndex:
     """Parse one file. With `stumble` the first attempt fails, as if a network drive were away."""
     if stumble and ctx.attempt == 1:
