@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from penstock import App, ResultNotKept, ResultTimeout, TaskFailed, TaskNotFound
+from penstock import App, ResultNotKept, TaskFailed, TaskNotFound
 
 app = App("results", url=os.environ.get("PENSTOCK_URL") or f"embedded://{tempfile.mkdtemp()}")
 
@@ -41,8 +41,8 @@ def waiting_for_a_worker() -> None:
     print(f"{handle.state()}, done: {handle.done()}")
     try:
         handle.get(timeout=0.1)  # no worker is up yet
-    except ResultTimeout as error:
-        print(f"a {TimeoutError.__name__}: {isinstance(error, TimeoutError)}")
+    except TimeoutError as error:  # ResultTimeout is one
+        print(f"not yet: {type(error).__name__}")
     try:
         divide.handle("never-sent").state()
     except TaskNotFound:

@@ -43,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dead_max: int = 10_000
     #: Largest encoded message.
     max_payload: int = 1024 * 1024
+    #: Largest encoded result; a task that returns more fails.
+    max_result: int = 16 * 1024 * 1024
     #: Tasks that a queue's streams may hold before ``QueueFull``; 0: no bound.
     max_length: int = 0
     #: How long a task of unknown name, or with arguments that do not fit, is handed round.
@@ -75,7 +77,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("lease", "connect_timeout", "command_timeout"):
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"{name} must be more than 0 seconds, not {getattr(self, name)!r}")
-        for name in ("max_deliveries", "dead_max", "max_payload", "concurrency", *_WEIGHTS):
+        for name in ("max_deliveries", "dead_max", "max_payload", "max_result", "concurrency", *_WEIGHTS):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)!r}")
         for name, value in msgspec.structs.asdict(self).items():

@@ -225,14 +225,8 @@ def _comments(source: str) -> dict[str, str]:
     return found
 
 
-def _number(value: float) -> str:
-    return (
-        f"{value:g}"
-        if isinstance(value, float) and value < 1e5
-        else f"{value:.0f}"
-        if isinstance(value, float)
-        else str(value)
-    )
+def _number(value: object) -> str:
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def _unit(name: str, kind: object) -> str:

@@ -15,24 +15,27 @@ from tests.source import ROOT
 
 FOLDER = ROOT / "tests" / "typing"
 WRONG = FOLDER / "wrong_uses.py"
+EXAMPLES = ROOT / "examples"
+PATHS = [str(ROOT), str(EXAMPLES / "library_taskset")]
 IGNORE = re.compile(r"# (?:type|pyright): ignore\[[\w, -]+\]")
 #: What an ignore that ignores nothing is called; it means that a wrong use is accepted.
 UNUSED = {"mypy": "unused-ignore", "pyright": "reportUnnecessaryTypeIgnoreComment"}
 
 
-def mypy(folder: Path, cache: Path) -> list[tuple[int, str]]:
+def mypy(cache: Path, *files: Path) -> list[tuple[int, str]]:
     """(line, code) of each error that mypy finds, with --strict and nothing of our own configuration."""
-    done = _run("mypy", "--strict", "--config-file=", f"--cache-dir={cache}", "--explicit-package-bases", str(folder))
+    options = ["--strict", "--config-file=", f"--cache-dir={cache}", "--explicit-package-bases"]
+    done = _run("mypy", *options, *map(str, files))
     found = re.findall(r"^\S+?:(\d+): error: .*\[([\w-]+)\]$", done.stdout, re.MULTILINE)
     assert done.returncode == (1 if found else 0), done.stdout + done.stderr
     return [(int(line), code) for line, code in found]
 
 
-def pyright(folder: Path, settings: Path) -> list[tuple[int, str]]:
+def pyright(settings: Path, *files: Path) -> list[tuple[int, str]]:
     """(line, rule) of each error that pyright finds in strict mode, with our configuration of it."""
     options = {
-        "include": [os.path.relpath(folder, settings.parent)],
-        "extraPaths": [str(ROOT)],
+        "include": [os.path.relpath(file, settings.parent) for file in files],
+        "extraPaths": PATHS,
         "typeCheckingMode": "strict",
         "pythonVersion": "3.11",
         "enableTypeIgnoreComments": False,
@@ -46,22 +49,29 @@ def pyright(folder: Path, settings: Path) -> list[tuple[int, str]]:
 
 
 def _run(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "MYPYPATH": str(ROOT)}
+    environment = {**os.environ, "MYPYPATH": os.pathsep.join(PATHS)}
     return subprocess.run([sys.executable, "-m", tool, *arguments], capture_output=True, text=True, env=environment)
 
 
 def test_mypy_accepts_right_uses_and_refuses_wrong_ones(tmp_path: Path) -> None:
-    assert mypy(FOLDER, tmp_path) == []
+    assert mypy(tmp_path, FOLDER) == []
 
 
 def test_pyright_accepts_right_uses_and_refuses_wrong_ones(tmp_path: Path) -> None:
-    assert pyright(FOLDER, tmp_path / "pyright.json") == []
+    assert pyright(tmp_path / "pyright.json", FOLDER) == []
 
 
 def test_right_uses_need_no_ignores() -> None:
     files = [path for path in FOLDER.glob("*.py") if path != WRONG]
     assert len(files) > 1
     assert [path.name for path in files if IGNORE.search(path.read_text("utf-8"))] == []
+
+
+def test_the_examples_pass_both_without_ignores(tmp_path: Path) -> None:
+    files = [*EXAMPLES.glob("*.py"), EXAMPLES / "library_taskset" / "main.py"]
+    assert mypy(tmp_path, *files) == []
+    assert pyright(tmp_path / "pyright.json", *files) == []
+    assert [path.name for path in EXAMPLES.rglob("*.py") if IGNORE.search(path.read_text("utf-8"))] == []
 
 
 def test_each_wrong_use_is_refused_by_both() -> None:
@@ -92,8 +102,8 @@ def accepted(tmp_path: Path) -> Path:
 
 
 def test_mypy_finds_a_wrong_use_that_is_accepted(accepted: Path, tmp_path: Path) -> None:
-    assert mypy(accepted, tmp_path / "cache") == [(6, UNUSED["mypy"])]
+    assert mypy(tmp_path / "cache", accepted) == [(6, UNUSED["mypy"])]
 
 
 def test_pyright_finds_a_wrong_use_that_is_accepted(accepted: Path, tmp_path: Path) -> None:
-    assert pyright(accepted, tmp_path / "pyright.json") == [(6, UNUSED["pyright"])]
+    assert pyright(tmp_path / "pyright.json", accepted) == [(6, UNUSED["pyright"])]

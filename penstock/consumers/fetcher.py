@@ -101,7 +101,9 @@ class Fetcher:
             quotas = self._weights[base].plan(budget)
             call = consume.fetch(base, queue, state.consumer, budget, quotas, state.settings.result_ttl)
             try:
-                total += self._take(queue, await state.client.run(call))
+                with state.slots.asking(queue, budget):
+                    batch = await state.client.run(call)
+                total += self._take(queue, batch)
             except QUEUE_FAULTS as error:
                 state.leave_out(base, error)
                 total += 1  # not to be blocked on: begin again with the others

@@ -6,11 +6,12 @@ import logging
 import os
 import socket
 import time
+from contextlib import suppress
 
 import msgspec
 
 from penstock.consumers.state import WorkerState
-from penstock.streams import consume
+from penstock.streams import consume, inspect
 
 log = logging.getLogger("penstock.worker")
 
@@ -18,6 +19,8 @@ log = logging.getLogger("penstock.worker")
 INTERVAL = 5.0
 #: Seconds after which a worker that was not heard of counts as gone.
 GONE_AFTER = 4 * INTERVAL
+#: Seconds between looks at the other workers' leases.
+LEARN_INTERVAL = 30.0
 #: Seconds after which a consumer that owns nothing is deleted. Deleting a live one does no harm: its
 #: next delivery makes it again.
 RETIRE_AFTER = 3600.0
@@ -33,7 +36,7 @@ class WorkerInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     queues: tuple[str, ...]
     running: int = 0
     done: int = 0
-    unsettled: int = 0
+    lease: float = 0.0
 
 
 class Heartbeat:
@@ -43,6 +46,7 @@ class Heartbeat:
         self._state = state
         self._started_at = time.time()
         self._host = socket.gethostname()
+        self._learn_at = 0.0
         self._retire_at = time.monotonic() + RETIRE_AFTER / 10
 
     async def once(self) -> float | None:
@@ -56,6 +60,7 @@ class Heartbeat:
             queues=tuple(state.queues.values()),
             running=len(state.in_flight),
             done=state.done,
+            lease=state.settings.lease,
         )
         call = consume.heartbeat(
             state.settings.namespace, state.consumer, msgspec.msgpack.encode(about), GONE_AFTER, about.queues
@@ -66,7 +71,22 @@ class Heartbeat:
             self._retire_at = time.monotonic() + RETIRE_AFTER
             for base in state.queues:
                 await state.client.run(consume.retire(base, RETIRE_AFTER))
+        if time.monotonic() >= self._learn_at:
+            await self._learn_leases()
+            self._learn_at = time.monotonic() + LEARN_INTERVAL
         return INTERVAL
+
+    async def _learn_leases(self) -> None:
+        """Learn how long the others may go without renewing: who has a longer lease must not be robbed."""
+        state, own = self._state, self._state.settings.lease
+        leases = [own]
+        for heard in await state.client.run(inspect.workers(state.settings.namespace)):
+            with suppress(msgspec.DecodeError):
+                leases.append(msgspec.msgpack.decode(heard.about, type=WorkerInfo).lease)
+        longest = max(leases)
+        if longest > own and longest != state.reclaim_after:
+            log.warning("another worker's lease is %g s and ours %g s; give all workers the same", longest, own)
+        state.reclaim_after = longest
 
     async def end(self) -> None:
         """This worker has nothing left: remove its consumers and its heartbeat."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 
 from penstock.consumers.duty import Bell, jittered
@@ -36,12 +37,16 @@ class Promoter:
         """Look at each queue whose time has come; seconds until the next one."""
         now = time.monotonic()
         for base in [base for base, at in self._look_at.items() if at <= now]:
+            self._look_at[base] = math.inf  # a `look` from here on counts: the answer may be older than it
             try:
                 pause = await self._promote(base)
             except QUEUE_FAULTS as error:
                 self._state.leave_out(base, error)
                 pause = LEAVE_OUT
-            self._look_at[base] = time.monotonic() + pause
+            except BaseException:
+                self._look_at[base] = 0.0
+                raise
+            self._look_at[base] = min(self._look_at[base], time.monotonic() + pause)
         return max(0.0, min(self._look_at.values()) - time.monotonic())
 
     async def _promote(self, base: str) -> float:

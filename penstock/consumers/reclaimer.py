@@ -28,12 +28,19 @@ class Reclaimer:
         #: the live entries at the front: XAUTOCLAIM looks at no more than 10 x COUNT.
         self._cursors: dict[tuple[str, str], str] = {}
         self._stopping = False
+        self._started = time.monotonic()
+        self._lease = state.settings.lease
         self.bell = Bell()
         state.slots.on_kept = self.bell.ring
 
     async def once(self) -> float | None:
         """Sweep all queues that hold anything; seconds until the next sweep."""
-        state, lease = self._state, self._state.settings.lease
+        state, lease = self._state, self._state.reclaim_after
+        if lease is None:  # the first heartbeat tells; if it cannot be had, our own lease has to do
+            if time.monotonic() - self._started < state.settings.lease:
+                return 0.1
+            lease = state.settings.lease
+        self._lease = lease
         since = time.monotonic() - state.link.restored_at
         if not state.link.is_up or since < lease:
             # A server that stood still makes every lease look old. First the living renew and settle.
@@ -84,11 +91,12 @@ class Reclaimer:
         state = self._state
         suspects = 0 if state.in_flight.has_suspect() else 1
         cursor = self._cursors.get((base, priority), "0-0")
-        sweep = consume.Sweep(priority, state.settings.lease, cursor, budget, suspects)
+        sweep = consume.Sweep(priority, self._lease, cursor, budget, suspects)
         call = consume.reclaim(base, queue, state.consumer, sweep, state.settings.result_ttl)
         async with state.taking_over:
             try:
-                answer = await state.client.run(call)
+                with state.slots.asking(queue, budget):
+                    answer = await state.client.run(call)
             except BrokerError:
                 self._fetcher.recheck()  # what the lost reply brought is ours now
                 raise

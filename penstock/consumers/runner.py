@@ -25,7 +25,7 @@ from penstock.consumers.processes import Job
 from penstock.consumers.settler import Settler
 from penstock.consumers.state import WorkerState
 from penstock.consumers.threads import ThreadStuck
-from penstock.errors import HardTimeout, InvalidArguments
+from penstock.errors import HardTimeout, InvalidArguments, UnencodableResult
 from penstock.events import Started
 from penstock.events import ThreadStuck as ThreadStuckEvent
 from penstock.tasks.context import Context, set_current
@@ -88,7 +88,7 @@ class Runner:
             return _stopped(attempt)
         context = self._context(attempt)
         try:
-            outcome = await self._run(attempt, context)
+            outcome = self._bounded(await self._run(attempt, context))
         except Interrupted:
             return _stopped(attempt)
         except ThreadStuck as stuck:
@@ -106,6 +106,13 @@ class Runner:
             outcome = decide(error, attempt.policy(), context.attempt)
         if not isinstance(outcome, Succeeded):
             _log(context, outcome)
+        return outcome
+
+    def _bounded(self, outcome: Outcome) -> Outcome:
+        """A result that is too large for the server must not hold up the settling of others."""
+        most, value = self._state.settings.max_result, getattr(outcome, "value", None)
+        if value is not None and len(value) > most:
+            raise UnencodableResult(f"the result is {len(value):,} bytes, and max_result is {most:,}")
         return outcome
 
     async def _run(self, attempt: Attempt, context: Context) -> Outcome:

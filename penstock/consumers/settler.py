@@ -42,14 +42,15 @@ class Settler:
         self._state = state
         self._on_settled = on_settled
         self._waiting: deque[Item] = deque()
-        self._sending: list[Item] = []
+        #: How many are under way.
+        self._sending = 0
         #: Told when a task that had crashed workers has ended: the next such one may start.
         self.on_suspect: Callable[[], object] = lambda: None
         self._out_of_memory = False
         self._bell = Bell()
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._sending)
+        return len(self._waiting) + self._sending
 
     def add(self, attempt: Attempt, outcome: Outcome) -> None:
         """Settle `attempt` as soon as the one under way is answered."""
@@ -63,13 +64,12 @@ class Settler:
         return self._bell
 
     async def once(self) -> float | None:
-        """Send all that waits, in batches; on an error the batch stays and is sent again."""
-        while self._waiting or self._sending:
-            if not self._sending:
-                self._sending = self._next_batch()
-            self._sending = await self._send(self._sending)
-            if self._sending:
+        """Send all that waits, in batches; what was not answered goes behind what came since."""
+        while self._waiting:
+            again = await self._send(self._next_batch())
+            if again:
                 self._out_of_memory = True
+                self._waiting += again
                 return OOM_PAUSE
             if self._out_of_memory:
                 self._out_of_memory = False
@@ -86,21 +86,28 @@ class Settler:
         return batch
 
     async def _send(self, batch: Sequence[Item]) -> list[Item]:
-        """One round trip for a batch; the items that have to be sent again."""
+        """One round trip for a batch; the items for which the server has no memory at the moment."""
         groups = self._group(batch)
-        replies = await self._state.client.run_all([call for call, _ in groups])
-        again: list[Item] = []
-        failure: BrokerError | None = None
-        for (_, items), reply in zip(groups, replies, strict=True):
-            if isinstance(reply, BrokerError):
-                failure = reply
-                again += items
-            else:
-                again += [item for item, answer in zip(items, reply, strict=True) if self._answered(item, answer)]
-        if failure is not None:
-            self._sending = again
-            raise failure
-        return again
+        self._sending = len(batch)
+        unanswered: list[Item] = list(batch)
+        try:
+            replies = await self._state.client.run_all([call for call, _ in groups])
+            unanswered = []
+            again: list[Item] = []
+            failure: BrokerError | None = None
+            for (_, items), reply in zip(groups, replies, strict=True):
+                if isinstance(reply, BrokerError):
+                    failure = reply
+                    unanswered += items
+                else:
+                    again += [item for item, answer in zip(items, reply, strict=True) if self._answered(item, answer)]
+            if failure is not None:
+                unanswered += again
+                raise failure
+            return again
+        finally:
+            self._sending = 0
+            self._waiting += unanswered
 
     def _group(self, batch: Sequence[Item]) -> list[tuple[Call[Answers], list[Item]]]:
         """One call for each queue and verb."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 KINDS = ("async", "thread", "process")
 
@@ -15,6 +16,8 @@ class Slots:
         self._free = dict(sizes)
         self._kinds = {queue: tuple(kinds) or KINDS for queue, kinds in queue_kinds.items()}
         self._unsettled_free = unsettled
+        #: Slots that the replies to calls under way may need.
+        self._asked = dict.fromkeys(sizes, 0)
         #: Kinds of which one slot is kept for entries that are taken over.
         self._kept: frozenset[str] = frozenset()
         #: Told when a slot of such a kind is free.
@@ -24,13 +27,27 @@ class Slots:
 
     def budget(self, queue: str) -> int:
         """How many entries of `queue` may be read now."""
-        free = min(self._free[kind] - (kind in self._kept) for kind in self._kinds[queue])
+        free = min(self._free[kind] - self._asked[kind] - (kind in self._kept) for kind in self._kinds[queue])
         return max(0, min(free, self._unsettled_free))
 
     def takeover_budget(self, queue: str) -> int:
         """How many entries of `queue` may be taken over now: also those for which a slot is kept."""
-        free = min(self._free[kind] for kind in self._kinds[queue])
+        free = min(self._free[kind] - self._asked[kind] for kind in self._kinds[queue])
         return max(0, min(free, self._unsettled_free))
+
+    @contextmanager
+    def asking(self, queue: str, count: int) -> Iterator[None]:
+        """While a call for up to `count` entries is under way. A fetch and a takeover must not both count on the
+        same slot: an entry that finds none goes back, to the end of its stream."""
+        kinds = self._kinds[queue]
+        for kind in kinds:
+            self._asked[kind] += count
+        try:
+            yield
+        finally:
+            for kind in kinds:
+                self._asked[kind] -= count
+            self.on_freed()
 
     def keep(self, queues: Iterable[str]) -> None:
         """Until the next call, leave the next free slot to a takeover in these queues: a fetch would always be

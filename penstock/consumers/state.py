@@ -57,6 +57,9 @@ class WorkerState:
         self.taking_over = asyncio.Lock()
         #: Attempts that have ended since the start.
         self.done = 0
+        #: Seconds without renewal after which an entry is taken over: the longest lease of all workers of
+        #: this namespace, since theirs may differ from ours. None: not known yet.
+        self.reclaim_after: float | None = None
         self._unusable: dict[str, float] = {}
 
     def usable(self) -> list[str]:

@@ -52,7 +52,7 @@ def counters(base: str) -> str:
 
 
 def control_channel(base: str) -> str:
-    """Pub/sub: to the queue's workers: ``due <ms>`` (an earlier head), ``cancel <key>``."""
+    """Pub/sub: to the queue's workers: ``due`` (there is an earlier head), ``cancel <key>``."""
     return f"{base}:c"
 
 

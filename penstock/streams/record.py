@@ -105,7 +105,8 @@ class Record:
             state=state,
             attempt=number(b"a") + (1 if number(b"b") and (running or state.finished) else 0),
             deliveries=number(b"d"),
-            enqueued_at=self._time(b"t"),
+            # Left out while the record's entry is the first one: its id begins with the time.
+            enqueued_at=_at(self._fields.get(b"t") or self._fields.get(b"e", b"").partition(b"-")[0]),
             due_at=self._time(b"u") if state is State.SCHEDULED else None,
             started_at=self._time(b"b"),
             finished_at=self._time(b"f"),
@@ -117,9 +118,12 @@ class Record:
         return int(self._fields.get(field, 0))
 
     def _time(self, field: bytes) -> datetime | None:
-        value = self._fields.get(field)
-        return datetime.fromtimestamp(int(value) / 1000, timezone.utc) if value else None
+        return _at(self._fields.get(field))
 
     def _text(self, field: bytes) -> str | None:
         value = self._fields.get(field)
         return value.decode(errors="replace") if value else None
+
+
+def _at(milliseconds: bytes | None) -> datetime | None:
+    return datetime.fromtimestamp(int(milliseconds) / 1000, timezone.utc) if milliseconds else None

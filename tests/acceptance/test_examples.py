@@ -57,7 +57,7 @@ PRINTS = {
     "quickstart.py": [r"receipt 42 sent, and a copy"],
     "results_and_info.py": [
         r"queued, done: False",
-        r"a TimeoutError: True",
+        r"not yet: ResultTimeout",
         r"never-sent is not known.*",
         r"Report of February 29: results_and_info\.py, True",
         r"results_and_info\.count_lines succeeded, attempt 1, run once: True",

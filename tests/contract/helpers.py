@@ -103,9 +103,7 @@ class Queue:
         items = [(d, NAME, delay, kind, "boom" if kind == "retried" else "") for d in deliveries]
         return self.run(settle.park(self.base, consumer, TTL, give_up, items))
 
-    def bury(
-        self, consumer: str, *deliveries: Delivery, failure: bytes | None = FAILURE, most: int = 1000
-    ) -> Answers:
+    def bury(self, consumer: str, *deliveries: Delivery, failure: bytes | None = FAILURE, most: int = 1000) -> Answers:
         items = [(d, NAME, failure) for d in deliveries]
         return self.run(settle.bury(self.base, consumer, TTL, (DEAD_TTL, most), items))
 
@@ -126,9 +124,7 @@ class Queue:
             self.claim(consumer, d.priority, d.entry, seconds)
 
     def claim(self, consumer: str, priority: str, entry: str, idle: float = 0.0) -> None:
-        self.raw.xclaim(
-            self.stream(priority), keys.GROUP, consumer, 0, [entry], idle=round(idle * 1000), justid=True
-        )
+        self.raw.xclaim(self.stream(priority), keys.GROUP, consumer, 0, [entry], idle=round(idle * 1000), justid=True)
 
     def crash(self, delivery: Delivery, heir: str) -> Delivery:
         """The consumer of `delivery` dies, and `heir` takes over."""
@@ -176,9 +172,7 @@ class Queue:
                 raise
             return {}
         return {
-            p["message_id"].decode(): Pending(
-                p["consumer"].decode(), p["time_since_delivered"], p["times_delivered"]
-            )
+            p["message_id"].decode(): Pending(p["consumer"].decode(), p["time_since_delivered"], p["times_delivered"])
             for p in reply
         }
 

@@ -22,9 +22,12 @@ def test_at_once(q: Queue, priority: str) -> None:
     assert q.enqueue(envelope("k", priority)) == [CREATED]
     ((entry, fields),) = q.raw.xrange(q.stream(priority))  # type: ignore[misc]
     assert fields == {b"k": b"k", b"m": MESSAGE}
-    record = q.record("k")
-    assert before <= int(record.pop("t")) <= q.now()
-    assert record == {"n": NAME, "s": "q", "p": priority, "e": entry.decode()}
+    assert q.record("k") == {"n": NAME, "s": "q", "e": entry.decode()} | (
+        {} if priority == "default" else {"p": priority}
+    )
+    info = q.read("k").info()  # type: ignore[union-attr]
+    assert info.enqueued_at is not None and before <= info.enqueued_at.timestamp() * 1000 <= q.now()
+    assert info.priority == priority
     assert q.ttl(q.record_key("k")) == -1
     assert set(q.state()) == {q.stream(priority), q.record_key("k")}
 
@@ -56,7 +59,9 @@ def test_what_is_due_already_goes_at_once(q: Queue, due: str) -> None:
 
 def test_expiry_is_kept_as_a_time(q: Queue) -> None:
     before = q.now()
-    q.enqueue(envelope("a", expires="+4000"), envelope("b", expires="1999999999999"), envelope("c", "low", "+9", "+4000"))
+    q.enqueue(
+        envelope("a", expires="+4000"), envelope("b", expires="1999999999999"), envelope("c", "low", "+9", "+4000")
+    )
     assert before + 4000 <= int(q.record("a")["x"]) <= q.now() + 4000
     assert q.record("b")["x"] == "1999999999999"
     assert before + 4000 <= int(q.record("c")["x"]) <= q.now() + 4000

@@ -146,7 +146,14 @@ def test_a_message_whose_record_was_lost_runs(q: Queue) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"x": "1"}, {"k": "a"}, {"m": "1", "k": "a"}, {"k": "a", "m": "1", "z": "2"}, {"k": "", "m": "1"}, {"k": "x" * 201, "m": ""}],
+    [
+        {"x": "1"},
+        {"k": "a"},
+        {"m": "1", "k": "a"},
+        {"k": "a", "m": "1", "z": "2"},
+        {"k": "", "m": "1"},
+        {"k": "x" * 201, "m": ""},
+    ],
 )
 def test_an_entry_of_somebody_else_goes_out_without_a_key(q: Queue, fields: dict[str, str]) -> None:
     q.send("a")

@@ -15,7 +15,9 @@ def test_a_fetch_whose_reply_was_lost(q: Queue) -> None:
     before = q.state()
     batch = q.orphans("a")
     assert (keys_of(batch), batch.read, batch.problem) == (["a", "b"], 2, "")
-    assert [(d.message, d.retries, d.deliveries, d.priority) for d in batch.deliveries] == [(MESSAGE, 0, 1, "default")] * 2
+    assert [(d.message, d.retries, d.deliveries, d.priority) for d in batch.deliveries] == [
+        (MESSAGE, 0, 1, "default")
+    ] * 2
     assert q.state() == before
     assert q.orphans("a", [d.entry for d in batch.deliveries]).read == 0
     assert q.succeed("a", *batch.deliveries) == [Settled.DONE, Settled.DONE]

@@ -8,6 +8,7 @@ from penstock.streams import keys, settle
 from penstock.streams.record import State
 from penstock.streams.settle import Settled
 from tests.contract.helpers import MESSAGE, TTL, Queue, close_to, keys_of
+from tests.servers import wait_until
 
 DONE, LATE, GIVEN_UP, CANCELLED = Settled.DONE, Settled.LATE, Settled.GIVEN_UP, Settled.CANCELLED
 
@@ -44,6 +45,19 @@ def test_without_a_delay_it_goes_back_at_once(q: Queue, kind: str) -> None:
     assert (record["s"], record["e"], record["d"], record["p"]) == ("q", entry, "0", "high")
     (again,) = q.fetch("b").deliveries
     assert (again.deliveries, again.retries, again.priority) == (1, int(kind == "retried"), "high")
+
+
+def test_the_time_of_sending_stays(q: Queue) -> None:
+    q.send("k")
+    sent = q.read("k").info().enqueued_at  # type: ignore[union-attr]
+    for delay in (0, 50):
+        q.park("a", *q.fetch().deliveries, delay=delay)
+        wait_until(lambda: q.now() > sent.timestamp() * 1000 + 1)  # type: ignore[union-attr]
+        assert q.read("k").info().enqueued_at == sent  # type: ignore[union-attr]
+    q.make_due("k")
+    q.promote()
+    q.bury("a", *q.fetch().deliveries)
+    assert q.read("k").info().enqueued_at == sent  # type: ignore[union-attr]
 
 
 def test_attempts_add_up(q: Queue) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from penstock.errors import BrokerError, WrongKeyType
-from penstock.streams import consume, keys, produce, settle
+from penstock.streams import consume, inspect, keys, produce, settle
 from penstock.streams.calls import Call
 from penstock.streams.client import AsyncClient
 from penstock.streams.connection import Connector
@@ -36,6 +36,8 @@ def calls(q: Queue) -> dict[str, Call[Any]]:
         consume.reclaim(base, name, "a", Sweep("default", 1, "0-0", 1, 1), 1),
         consume.promote(base, 1),
         consume.retire(base, 1),
+        inspect.queue_stats(base, name),
+        inspect.workers(q.namespace),
         consume.heartbeat(q.namespace, "a", b"", 1, [name]),
         settle.succeed(base, "a", 1, [(gone, NAME, 1, b"")]),
         settle.park(base, "a", 1, 1, [(gone, NAME, 1, "retried", "")]),

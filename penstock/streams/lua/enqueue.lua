@@ -38,13 +38,14 @@ local function enqueue(i)
   local due, expires = at(ARGV[i + 3]), at(ARGV[i + 4])
   if due and due > now then
     park(key, due, message)
-    call('HSET', record, 'n', name, 's', 's', 'p', priority, 't', now, 'u', due)
+    call('HSET', record, 'n', name, 's', 's', 't', now, 'u', due)
   else
     if full() then return -1 end
     local entry = call('XADD', STREAM .. priority, '*', 'k', key, 'm', message)
-    -- The entry's id begins with the server's time: no need to ask for it.
-    call('HSET', record, 'n', name, 's', 'q', 'p', priority, 't', entry:match('^%d+'), 'e', entry)
+    -- 't' is left out while 'e' is the first entry: its id begins with the server's time.
+    call('HSET', record, 'n', name, 's', 'q', 'e', entry)
   end
+  if priority ~= 'default' then call('HSET', record, 'p', priority) end
   if expires then call('HSET', record, 'x', expires) end
   return 1
 end

@@ -49,7 +49,8 @@ local function park(i)
     call('HSET', record, 's', 'q', 'e', again)
   end
   -- 'z', 'w': by these a resend is known. 'd': ended in order, so this delivery was no crash.
-  call('HSET', record, 'n', name, 'p', priority, 'z', entry, 'w', me, 'd', math.max(0, (tonumber(r[5]) or 1) - 1))
+  call('HSET', record, 'n', name, 'z', entry, 'w', me, 'd', math.max(0, (tonumber(r[5]) or 1) - 1))
+  call('HSETNX', record, 't', entry:match('^%d+'))
   if kind == 'retried' then call('HINCRBY', record, 'a', 1) end
   if ARGV[i + 7] ~= '' then call('HSET', record, 'y', ARGV[i + 7]) end
   -- Unknown: it has not begun, and may still expire. Else somebody knew it, and its time as unknown is over.

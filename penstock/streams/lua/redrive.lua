@@ -9,10 +9,11 @@ if #ARGV == 1 then keys = call('ZRANGE', DEAD, 0, tonumber(ARGV[1]) - 1) end
 
 local function redrive(key)
   local record = RECORD .. key
-  local r = call('HMGET', record, 's', 'p')
+  local r = call('HMGET', record, 's', 'p', 'e')
   local message = call('ZSCORE', DEAD, key) and r[1] == 'f' and call('GET', PARKED .. key)
   if message then
     local entry = call('XADD', STREAM .. (r[2] or 'default'), '*', 'k', key, 'm', message)
+    call('HSETNX', record, 't', (r[3] or entry):match('^%d+'))
     call('HSET', record, 's', 'q', 'e', entry)
     call('HDEL', record, 'a', 'd', 'f', 'b', 'w', 'c', 'x', 'y', 'g', 'v', 'z')
     call('PERSIST', record)
