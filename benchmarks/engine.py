@@ -25,7 +25,6 @@ from rich.table import Table
 from penstock import App
 from penstock.streams.embedded import connect_embedded
 
-
 TASKS = 20_000
 BLOCKS, CALLS = 30, 300
 LATENCIES = 300
@@ -62,7 +61,13 @@ def measure(url: str) -> list[tuple[str, float, str]]:
 
     rows = [*sync_call(noop.delay, server), *memory(app, noop, server)]
     rows += [("bulk, tasks/s", rate(lambda: noop.bulk([()] * TASKS)), "one process, sync")]
-    rows += [("drain, no-op tasks/s", rate(lambda: app.drain(["default"])), "one worker, results kept, start and end included")]
+    rows += [
+        (
+            "drain, no-op tasks/s",
+            rate(lambda: app.drain(["default"])),
+            "one worker, results kept, start and end included",
+        )
+    ]
     rows += asyncio.run(latencies(app, lag))
     rows += asyncio.run(idle(app, server))
     app.close()
@@ -121,9 +126,9 @@ async def latencies(app: App, lag: Any) -> list[tuple[str, float, str]]:
     async with app.running(["lag"]):
         await (await lag.adelay(time.monotonic()))
         start = [await (await lag.adelay(time.monotonic())) for _ in range(LATENCIES)]
-        due = []
-        for handle in [await lag.options(delay=0.2 + i / 100).adelay(time.monotonic() + 0.2 + i / 100) for i in range(LATENCIES)]:
-            due.append(await handle)
+        waits = [0.2 + i / 100 for i in range(LATENCIES)]
+        scheduled = [await lag.options(delay=wait).adelay(time.monotonic() + wait) for wait in waits]
+        due = [await handle for handle in scheduled]
     start.sort()
     due.sort()
     return [
@@ -140,7 +145,9 @@ async def idle(app: App, server: redis.Redis, seconds: float = 30.0) -> list[tup
         before = server.info("commandstats")
         await asyncio.sleep(seconds)
         after = server.info("commandstats")
-    calls = sum(stat["calls"] - before.get(name, {"calls": 0})["calls"] for name, stat in after.items() if "info" not in name)
+    calls = sum(
+        stat["calls"] - before.get(name, {"calls": 0})["calls"] for name, stat in after.items() if "info" not in name
+    )
     return [("idle worker, commands/s", calls / seconds, "two queues; aim: at most 2 + 0.2 per queue")]
 
 

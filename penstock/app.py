@@ -263,8 +263,7 @@ class RemoteTask:
 
     def options(self, **options: Any) -> RemoteTask:
         """With other options; see `CallOptions`."""
-        changed = RemoteTask(self._app, self.name, self._call.merge(options))
-        return changed
+        return RemoteTask(self._app, self.name, self._call.merge(options))
 
     def delay(self, *args: Any, **kwargs: Any) -> Handle[Any]:
         """Send a call; see `Task.delay`."""

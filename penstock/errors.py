@@ -1,38 +1,38 @@
 """Every exception of penstock, in one tree.
 
-    PenstockError
-    ├── ConfigurationError (ValueError)      a setting, an option or a URL makes no sense
-    │   └── InvalidTask                      a function cannot be registered as a task
-    ├── SyncInAsync (RuntimeError)           a blocking call where it would block or deadlock
-    ├── SendError                            nothing was enqueued
-    │   ├── InvalidArguments (TypeError)     the arguments do not fit the task's signature
-    │   ├── PayloadTooLarge (ValueError)     the message is larger than ``max_payload``
-    │   ├── QueueFull                        the queue holds ``max_length`` tasks
-    │   └── IdTaken (ValueError)             another task has this id
-    ├── BrokerError                          the server answered with an error, or not at all
-    │   ├── BrokerUnavailable (ConnectionError)
-    │   ├── AuthenticationFailed
-    │   ├── PermissionDenied                 NOPERM: the ACL user lacks a right
-    │   ├── ServerReadOnly                   READONLY: a replica, or a demoted primary
-    │   ├── ServerOutOfMemory                OOM: ``maxmemory`` is reached
-    │   ├── ServerTooOld                     older than Redis 6.2
-    │   └── WrongKeyType                     WRONGTYPE: something else uses one of our keys
-    ├── ResultError                          asking for a task's result did not give one
-    │   ├── TaskNotFound (LookupError)       never sent, or its record has expired
-    │   ├── TaskFailed                       it raised; carries the remote type, message, traceback
-    │   ├── TaskCancelled
-    │   ├── TaskExpired
-    │   ├── ResultNotKept                    it succeeded, but no result is stored (any more)
-    │   └── ResultTimeout (TimeoutError)     not finished within ``timeout`` seconds
-    ├── UnencodableResult (TypeError)        a task's return value cannot be stored as its result
-    └── TaskStopped                          raised *inside* a running task to stop it
-        ├── SoftTimeout                      ``soft_timeout`` is over: clean up and return
-        └── HardTimeout                      ``timeout`` is over
+PenstockError
+├── ConfigurationError (ValueError)      a setting, an option or a URL makes no sense
+│   └── InvalidTask                      a function cannot be registered as a task
+├── SyncInAsync (RuntimeError)           a blocking call where it would block or deadlock
+├── SendError                            nothing was enqueued
+│   ├── InvalidArguments (TypeError)     the arguments do not fit the task's signature
+│   ├── PayloadTooLarge (ValueError)     the message is larger than ``max_payload``
+│   ├── QueueFull                        the queue holds ``max_length`` tasks
+│   └── IdTaken (ValueError)             another task has this id
+├── BrokerError                          the server answered with an error, or not at all
+│   ├── BrokerUnavailable (ConnectionError)
+│   ├── AuthenticationFailed
+│   ├── PermissionDenied                 NOPERM: the ACL user lacks a right
+│   ├── ServerReadOnly                   READONLY: a replica, or a demoted primary
+│   ├── ServerOutOfMemory                OOM: ``maxmemory`` is reached
+│   ├── ServerTooOld                     older than Redis 6.2
+│   └── WrongKeyType                     WRONGTYPE: something else uses one of our keys
+├── ResultError                          asking for a task's result did not give one
+│   ├── TaskNotFound (LookupError)       never sent, or its record has expired
+│   ├── TaskFailed                       it raised; carries the remote type, message, traceback
+│   ├── TaskCancelled
+│   ├── TaskExpired
+│   ├── ResultNotKept                    it succeeded, but no result is stored (any more)
+│   └── ResultTimeout (TimeoutError)     not finished within ``timeout`` seconds
+├── UnencodableResult (TypeError)        a task's return value cannot be stored as its result
+└── TaskStopped                          raised *inside* a running task to stop it
+    ├── SoftTimeout                      ``soft_timeout`` is over: clean up and return
+    └── HardTimeout                      ``timeout`` is over
 
-    TaskControl                              raised *by* a task to choose its own ending
-    ├── Retry      run again after a delay, spending an attempt
-    ├── Snooze     run again after a delay, spending none
-    └── Reject     to the dead letters, at once
+TaskControl                              raised *by* a task to choose its own ending
+├── Retry      run again after a delay, spending an attempt
+├── Snooze     run again after a delay, spending none
+└── Reject     to the dead letters, at once
 """
 
 from __future__ import annotations

@@ -137,9 +137,8 @@ def check_name(what: str, name: object) -> str:
 def check_priority(priority: object) -> Priority:
     """`priority`, if it is one; else a ConfigurationError that names them."""
     if priority not in PRIORITIES:
-        raise ConfigurationError(
-            f"priority must be one of {', '.join(PRIORITIES)}, not {priority!r}{did_you_mean(str(priority), PRIORITIES)}"
-        )
+        hint = did_you_mean(str(priority), PRIORITIES)
+        raise ConfigurationError(f"priority must be one of {', '.join(PRIORITIES)}, not {priority!r}{hint}")
     return priority  # type: ignore[return-value]
 
 

@@ -28,16 +28,18 @@ T = TypeVar("T")
 
 
 class Broker(AbstractContextManager["Broker"]):
-    """A namespace on a server. Each request is tried once: whoever types a command sees what is wrong."""
+    """A namespace on a server. Each request is tried once: whoever types a command sees what is wrong. Only an
+    embedded server, which the command itself may have started, has time to load its data."""
 
     def __init__(self, connector: Connector, settings: Settings) -> None:
-        self.settings = msgspec.structs.replace(settings, retry_for=0.0)
+        patience = settings.retry_for if connector.address.is_embedded else 0.0
+        self.settings = msgspec.structs.replace(settings, retry_for=patience)
         self._clients = Clients(connector)
         self.results = Results(self._clients, Listener(connector, settings.namespace), self.settings)
 
     def run(self, call: Call[T]) -> T:
         """The reply to one call. Raises `BrokerError`."""
-        return self._clients.sync.run(call)
+        return self._clients.sync.run(call, self.settings.retry_for)
 
     def base(self, queue: str) -> str:
         """What a queue's keys begin with."""

@@ -60,6 +60,7 @@ class Fetcher:
         if self._faulted:
             await self._adopt_orphans()
             self._faulted = False
+            return 0.0  # it has answered, so the outage is over: now, and not when the next read ends
         usable = self._state.usable()
         bases = [base for base in usable if self._state.slots.budget(self._state.queues[base]) > 0]
         if not bases:
@@ -122,7 +123,8 @@ class Fetcher:
             if len(reads) > 1:
                 await asyncio.gather(*[reader.unblock() for reader, _ in self._readers])
             await asyncio.wait(reads)
-            return any([read.result() for read in reads])
+            results = [read.result() for read in reads]  # all of them: one may have failed
+            return any(results)
         finally:
             self._waiting_for = frozenset()
 
@@ -161,9 +163,7 @@ class Fetcher:
                 queue = state.queues[base]
                 for priority in PRIORITIES:
                     mine, room = running.get((base, priority), []), max(1, state.slots.budget(queue))
-                    call = consume.orphans(
-                        base, queue, state.consumer, priority, mine, room, state.settings.result_ttl
-                    )
+                    call = consume.orphans(base, queue, state.consumer, priority, mine, room, state.settings.result_ttl)
                     found = self._take(queue, await state.client.run(call))
                     if found:
                         log.warning("took up %d entries of %s that a lost reply had brought", found, queue)

@@ -36,17 +36,15 @@ class Intake:
         """From here on the entry is in flight: its lease is renewed until it is settled."""
         if delivery in self._state.in_flight:
             return
-        message = task = None
-        try:
-            message = decode_message(delivery.message) if delivery.key else None
-        except Exception as error:  # hostile bytes: whatever it is, they are no message
-            return self._end(Attempt(delivery), _undecodable(error))
+        message, error = _decode(delivery)
         if message is None:
-            return self._end(Attempt(delivery), _undecodable("no message of penstock's"))
+            self._end(Attempt(delivery), _undecodable(error))
+            return
         task = self._state.tasks.get(message.name)
         if task is None or message.version > VERSION:
-            return self._end(Attempt(delivery, message), _unknown(message))
-        return self._start(Attempt(delivery, message, task, task.kind), task)
+            self._end(Attempt(delivery, message), _unknown(message))
+        else:
+            self._start(Attempt(delivery, message, task, task.kind), task)
 
     def _start(self, attempt: Attempt, task: AnyTask) -> None:
         most = task.config.max_deliveries or self._state.settings.max_deliveries
@@ -54,18 +52,29 @@ class Intake:
         if deliveries > most:
             why = f"{deliveries - 1} deliveries ended in a crash or a lost lease of their worker"
             failure = Failure("WorkerCrashed", why, reason="max_deliveries")
-            return self._end(attempt, Failed(failure))
-        if not self._state.slots.take(attempt.kind):
+            self._end(attempt, Failed(failure))
+        elif not self._state.slots.take(attempt.kind):
             # Over-read: a blocking read brings one of each stream. Others may have room at once.
             self._state.slots.learn(attempt.delivery.queue, attempt.kind)
-            return self._end(attempt, Released())
-        self._state.in_flight.add(attempt)
-        return self.ready.put_nowait(attempt)
+            self._end(attempt, Released())
+        else:
+            self._state.in_flight.add(attempt)
+            self.ready.put_nowait(attempt)
 
     def _end(self, attempt: Attempt, outcome: Outcome) -> None:
         attempt.kind = ""
         self._state.in_flight.add(attempt)
         self._settler.add(attempt, outcome)
+
+
+def _decode(delivery: Delivery) -> tuple[Message | None, object]:
+    """The message, or why there is none."""
+    if not delivery.key:
+        return None, "the entry is no message of penstock's"
+    try:
+        return decode_message(delivery.message), None
+    except Exception as error:  # hostile bytes: whatever it is, they are no message
+        return None, error
 
 
 def _unknown(message: Message) -> Unknown:

@@ -6,11 +6,9 @@ large as the load makes them and no timer delays a lone task.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-
 
 from penstock.consumers.attempt import Attempt
 from penstock.consumers.duty import Bell

@@ -24,10 +24,10 @@ from penstock.consumers.intake import Intake
 from penstock.consumers.invoke import Invoker
 from penstock.consumers.leases import Leases
 from penstock.consumers.lifeline import Lifeline
+from penstock.consumers.outcome import Released
 from penstock.consumers.processes import ProcessPool
 from penstock.consumers.promoter import Promoter
 from penstock.consumers.reclaimer import Reclaimer
-from penstock.consumers.outcome import Released
 from penstock.consumers.runner import Runner
 from penstock.consumers.settler import Settler
 from penstock.consumers.slots import Slots
@@ -93,7 +93,8 @@ class Worker:
     @property
     def queues(self) -> tuple[str, ...]:
         """The queues that it serves."""
-        return self._options.queues or tuple(sorted({task.config.queue for task in self._tasks.values()})) or ("default",)
+        registered = sorted({task.config.queue for task in self._tasks.values()})
+        return self._options.queues or tuple(registered) or ("default",)
 
     def stop(self) -> None:
         """Stop fetching, let running tasks finish within the grace period, hand the rest back. Twice: now."""
@@ -133,8 +134,8 @@ class Worker:
         settler.on_suspect = reclaimer.bell.ring
         link = state.link
 
+        await self._connect(state)  # outside the group: what it raises must not come as an exception group
         async with anyio.create_task_group() as duties:
-            await self._connect(state)
             for _ in range(runners):
                 duties.start_soon(runner.run)
             duties.start_soon(every, settler.once, link, settler.bell)
@@ -170,7 +171,8 @@ class Worker:
                 state.link.down(error)
                 await asyncio.sleep(pause)
             else:
-                return state.link.up()
+                state.link.up()
+                return
 
     async def _finish(self, state: WorkerState, settler: Settler, runner: Runner) -> None:
         """Let what runs finish, for the grace period; stop and hand back the rest; settle everything."""

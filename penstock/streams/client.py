@@ -16,8 +16,8 @@ from redis.exceptions import NoScriptError, RedisError
 
 from penstock.errors import BrokerError
 from penstock.streams.calls import Call
-from penstock.streams.wire import Wire
 from penstock.streams.connection import Connector, acheck_server, is_transient, translate
+from penstock.streams.wire import Wire
 
 T = TypeVar("T")
 #: What a broken connection may raise: redis-py's errors, and the operating system's.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from redis.exceptions import ResponseError
@@ -75,10 +76,8 @@ class PerLoop(Generic[T]):
         value = self._make()
         lifetime = self._lifetime(value)
         # Its first step registers it with the loop; it does not await anything, so it ends at once.
-        try:
+        with suppress(StopIteration):
             lifetime.__anext__().send(None)
-        except StopIteration:
-            pass
         self._of[loop] = value, lifetime
         return value
 

@@ -94,7 +94,8 @@ def read_record(base: str, id: str, key: str, listener: str = "") -> Call[Record
 
 
 class Cancellation(msgspec.Struct, frozen=True):
-    """What a cancel did: `ended` it at once, `requested` it from its worker, or neither (finished, `missing`, `error`)."""
+    """What a cancel did: `ended` it at once, or `requested` it from its worker, or neither: the task
+    has finished, is `missing`, or there was an `error`."""
 
     ended: bool = False
     requested: bool = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from enum import StrEnum
 
 import msgspec
@@ -126,4 +126,4 @@ class Record:
 
 
 def _at(milliseconds: bytes | None) -> datetime | None:
-    return datetime.fromtimestamp(int(milliseconds) / 1000, timezone.utc) if milliseconds else None
+    return datetime.fromtimestamp(int(milliseconds) / 1000, UTC) if milliseconds else None

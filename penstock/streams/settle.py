@@ -61,7 +61,7 @@ def bury(
     args: list[Arg] = [consumer, ms(ttl), ms(dead[0]), dead[1]]
     for d, name, failure in items:
         # An entry that is no message of ours has no key: it gets one, so that it can be looked at.
-        key = d.raw_key or f"undecodable-{d.entry}"
+        key = d.raw_key or f"undecodable-{d.priority}-{d.entry}"
         args += (d.priority, d.entry, key, name, "c" if failure is None else "f", failure or b"", d.message)
     return Call(_BURY, (base,), args, _answers)
 

@@ -73,6 +73,10 @@ class Address(msgspec.Struct, frozen=True):
         return safe_url(self.url)
 
     @property
+    def is_embedded(self) -> bool:
+        return self.url.startswith("embedded:")
+
+    @property
     def is_default(self) -> bool:
         return self.source == "default"
 

@@ -194,12 +194,12 @@ class Queue:
     def ttl(self, key: str) -> float:
         """Seconds; -1 for ever, -2 no key."""
         left: Any = self.raw.pttl(key)
-        return left / 1000 if left > 0 else left
+        return float(left / 1000 if left > 0 else left)
 
     def now(self) -> int:
         """The server's time in ms."""
-        seconds, micros = self.raw.time()  # type: ignore[misc]
-        return int(seconds * 1000 + micros // 1000)
+        now: Any = self.raw.time()
+        return int(now[0] * 1000 + now[1] // 1000)
 
     def state(self) -> dict[str, tuple[bytes, bool]]:
         """Every key of the queue: its serialized value, and whether it will go away."""
@@ -243,7 +243,7 @@ class Heard:
     def take(self) -> list[str]:
         """All that was published until now: a marker of our own ends them."""
         self._raw.publish(self._channel, "marker")
-        messages = []
+        messages: list[str] = []
         while (message := self._pubsub.get_message(timeout=5)) is not None:
             if message["data"] == b"marker":
                 return messages

@@ -105,7 +105,7 @@ def test_an_undecodable_entry_keeps_its_bytes(q: Queue) -> None:
     (delivery,) = q.fetch().deliveries
     assert q.bury("a", delivery) == [DONE]
     (key,) = q.dead()
-    assert key == f"undecodable-{delivery.entry}"
+    assert key == f"undecodable-{delivery.priority}-{delivery.entry}"
     kept = q.run(produce.dead_message(q.base, key))
     assert kept == delivery.message and b"\xff\x00" in kept
     assert q.read(key).state is State.FAILED and q.is_empty()  # type: ignore[union-attr]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from penstock.streams import keys, produce
@@ -20,7 +22,8 @@ def envelope(key: str, priority: str = "default", due: str = "", expires: str = 
 def test_at_once(q: Queue, priority: str) -> None:
     before = q.now()
     assert q.enqueue(envelope("k", priority)) == [CREATED]
-    ((entry, fields),) = q.raw.xrange(q.stream(priority))  # type: ignore[misc]
+    reply: Any = q.raw.xrange(q.stream(priority))
+    ((entry, fields),) = reply
     assert fields == {b"k": b"k", b"m": MESSAGE}
     assert q.record("k") == {"n": NAME, "s": "q", "e": entry.decode()} | (
         {} if priority == "default" else {"p": priority}

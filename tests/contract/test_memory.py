@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from penstock.streams import keys, produce, settle
+from penstock.streams import produce, settle
 from penstock.streams.message import Message, encode_message
 from penstock.streams.produce import BATCH_TASKS, Envelope
-from tests.contract.helpers import DEAD_TTL, FAILURE, Queue
+from tests.contract.helpers import FAILURE, Queue
 from tests.servers import Server, wait_until
 
 TASKS = 10_000
@@ -105,13 +105,9 @@ def test_nothing_of_a_finished_task_stays(q: Queue) -> None:
     q.run(settle.succeed(q.base, "a", 0.05, items))
     q.run(settle.bury(q.base, "a", 0.05, (0.05, 10), [(failed, NAME, FAILURE), (cancelled, NAME, None)]))
     q.send("scheduled", due="+60000")
-    q.run(cancel_soon(q, "scheduled"))
+    q.run(produce.cancel(q.base, ["scheduled"], 0.05))
     assert set(q.state()) > before
     wait_until(lambda: not [key for key in q.state() if ":t:" in key or ":r:" in key or ":p:" in key])
     q.run(settle.bury(q.base, "a", 0.05, (0.05, 10), []))  # the index of dead letters is swept by the next burial
     assert set(q.state()) == before
-    assert q.is_empty() and q.raw.zcard(keys.dead(q.base)) == 0 and DEAD_TTL > 1
-
-
-def cancel_soon(q: Queue, key: str):  # type: ignore[no-untyped-def]
-    return produce.cancel(q.base, (key,), 0.05)
+    assert q.is_empty() and q.dead() == []

@@ -237,11 +237,8 @@ def test_it_is_late_once_the_group_is_gone(q: Queue) -> None:
 def test_a_long_error_is_cut(q: Queue) -> None:
     """A longer field would turn the record's small hash into a large one for good."""
     delivery = q.start_one()
-    q.run(_parking(q, delivery, "ValueError: " + "ä" * 100))
+    items = [(delivery, "n", 50.0, "retried", "ValueError: " + "ä" * 100)]
+    q.run(settle.park(q.base, "a", TTL, 1000, items))
     record = q.read("k")
     assert record is not None and (record.info().error or "").startswith("ValueError: ää")
     assert q.raw.object("encoding", q.record_key("k")) in (b"ziplist", b"listpack")
-
-
-def _parking(q: Queue, delivery, error: str):  # type: ignore[no-untyped-def]
-    return settle.park(q.base, "a", TTL, 1000, [(delivery, "n", 50.0, "retried", error)])

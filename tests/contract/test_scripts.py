@@ -48,7 +48,7 @@ def calls(q: Queue) -> dict[str, Call[Any]]:
 
 def known(q: Queue, call: Call[Any]) -> bool:
     assert call.script is not None
-    return bool(q.raw.script_exists(call.script.sha)[0])  # type: ignore[index]
+    return bool(q.raw.script_exists(call.script.sha)[0])
 
 
 def test_there_is_a_call_for_every_script(q: Queue) -> None:

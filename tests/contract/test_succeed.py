@@ -7,7 +7,7 @@ import pytest
 from penstock.streams import keys
 from penstock.streams.record import State
 from penstock.streams.settle import Settled
-from tests.contract.helpers import NAME, RESULT_TTL, WINDOW, Queue, close_to
+from tests.contract.helpers import FAILURE, NAME, RESULT_TTL, WINDOW, Queue, close_to
 
 DONE, LATE = Settled.DONE, Settled.LATE
 LONG = b"\xc4\x50" + b"x" * 80
@@ -101,7 +101,7 @@ def test_it_is_late_once_another_has_ended_the_task(q: Queue, end: str) -> None:
     if end == "succeeded":
         q.succeed("b", heir)
     else:
-        q.bury("b", heir, **({"failure": None} if end == "cancelled" else {}))
+        q.bury("b", heir, failure=None if end == "cancelled" else FAILURE)
     before = q.state()
     assert q.succeed("a", slow) == [LATE]
     assert q.state() == before

@@ -349,7 +349,7 @@ def test_sending_to_a_queue_whose_key_holds_another_type(app: App, raw: redis.Re
 
 @pytest.mark.anyio
 async def test_a_worker_goes_on_beside_a_key_of_another_type(
-    app: App, seen: Seen, raw: redis.Redis, namespace: str, caplog: pytest.LogCaptureFixture
+    app: App, seen: Seen, raw: redis.Redis, namespace: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @app.task(queue="good")
     async def good() -> int:
@@ -359,6 +359,9 @@ async def test_a_worker_goes_on_beside_a_key_of_another_type(
     async def bad() -> int:
         return 2
 
+    for module in ("state", "fetcher", "promoter", "reclaimer"):
+        monkeypatch.setattr(f"penstock.consumers.{module}.LEAVE_OUT", 0.5, raising=False)
+    monkeypatch.setattr("penstock.consumers.fetcher.BLOCK", 0.5)
     raw.set(f"{{{namespace}:bad}}:s:default", "taken", px=600_000)
     high = await bad.options(priority="high").adelay()
     async with app.running():

@@ -92,9 +92,8 @@ async def test_a_lost_reply_does_not_send_twice(
         async def work(n: int) -> int:
             return n
 
-        with server.client() as warm:  # the script is known, so that the first EVALSHA does the work
-            App("warm", url=server.url, namespace=f"{namespace}").task(name="w")(_nothing).options(id="w").delay()
-            warm.ping()
+        direct = make_app("direct")  # the script is known, so that the first EVALSHA does the work
+        await direct.task(name="w")(_nothing).adelay()
         handle = await asyncio.to_thread(work.delay, 1) if kind == "sync" else await work.adelay(1)
         assert len(lost) == 3
         assert entries(raw, namespace) == 2
@@ -376,7 +375,7 @@ async def test_a_user_without_rights(guarded_server: Server) -> None:
 
 async def test_a_user_with_the_rights_of_its_namespace_only(guarded_server: Server) -> None:
     with guarded_server.client(password="secret") as admin:
-        admin.execute_command("ACL", "SETUSER", "shop", "on", ">pw", "~{mine*", "&{mine*", "+@all", "-@dangerous")
+        admin.execute_command("ACL", "SETUSER", "shop", "on", ">pw", "~{mine*", "&{mine*", "+@all", "-@dangerous", "+client|unblock")
     app = App("test", url=guarded(guarded_server, "shop", "pw"), namespace="mine", sync_in_loop="allow")
 
     @app.task
@@ -458,11 +457,9 @@ async def test_out_of_memory(app: App, seen: Seen, own_server: Server, raw: redi
     assert len(seen.of(Started)) == 3
 
 
-async def test_a_server_that_is_too_old(make_app: MakeApp, guarded_server: Server) -> None:
-    with guarded_server.client(password="secret") as admin:
-        # As before 6.2: the command is not there.
-        admin.config_set("maxmemory", 0)
-    server = Server(binary(DEFAULT), guarded_server.directory / "old", "--rename-command", "XAUTOCLAIM", "").start()
+async def test_a_server_that_is_too_old(tmp_path: Path) -> None:
+    # As before 6.2: the command is not there.
+    server = Server(binary(DEFAULT), tmp_path / "old", "--rename-command", "XAUTOCLAIM", "").start()
     app = App("test", url=server.url, sync_in_loop="allow")
 
     @app.task
