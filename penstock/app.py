@@ -183,9 +183,10 @@ class App(TaskSet):
     ) -> Worker:
         """A worker for this app's tasks; `settings` replace the app's. For command lines and tests."""
         self.load()
+        changed = self._changed(settings)
         return Worker(
-            self._connector,
-            self._changed(settings),
+            Connector(self._connector.address, changed) if settings else self._connector,  # it has timeouts of its own
+            changed,
             self._tasks,
             options or WorkerOptions(),
             self._observers,

@@ -91,6 +91,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             )
 
     @property
+    def record_ttl(self) -> float:
+        """How long the record of a task that ended without a result is kept."""
+        return max(self.result_ttl, self.resend_window)
+
+    @property
     def weights(self) -> tuple[int, int, int]:
         """Weights in the order of `PRIORITIES`."""
         return self.weight_high, self.weight_default, self.weight_low

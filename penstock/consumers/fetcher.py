@@ -100,7 +100,7 @@ class Fetcher:
             if budget < 1 or self._stopping:
                 continue
             quotas = self._weights[base].plan(budget)
-            call = consume.fetch(base, queue, state.consumer, budget, quotas, state.settings.result_ttl)
+            call = consume.fetch(base, queue, state.consumer, budget, quotas, state.settings.record_ttl)
             try:
                 with state.slots.asking(queue, budget):
                     batch = await state.client.run(call)
@@ -113,6 +113,7 @@ class Fetcher:
     async def _block(self, bases: frozenset[str]) -> bool:
         """False if the time was over and nothing had come."""
         self._waiting_for = bases
+        self._unblocking = None  # one that is still under way is for the read before, and ends none but that
         try:
             if self._stopping:
                 return False
@@ -138,7 +139,7 @@ class Fetcher:
             entries.setdefault(base, []).append((priority, entry))
         for base, found in entries.items():
             queue = state.queues[base]
-            call = consume.admit(base, queue, state.consumer, found, state.settings.result_ttl)
+            call = consume.admit(base, queue, state.consumer, found, state.settings.record_ttl)
             self._take(queue, await state.client.run(call))
         return True
 
@@ -163,7 +164,7 @@ class Fetcher:
                 queue = state.queues[base]
                 for priority in PRIORITIES:
                     mine, room = running.get((base, priority), []), max(1, state.slots.budget(queue))
-                    call = consume.orphans(base, queue, state.consumer, priority, mine, room, state.settings.result_ttl)
+                    call = consume.orphans(base, queue, state.consumer, priority, mine, room, state.settings.record_ttl)
                     found = self._take(queue, await state.client.run(call))
                     if found:
                         log.warning("took up %d entries of %s that a lost reply had brought", found, queue)
@@ -174,7 +175,7 @@ class Fetcher:
         if waiting_for and len(waiting_for) < len(self._state.queues):
             slots, queues = self._state.slots, self._state.queues
             # A queue without a free slot is not waited for; it has one now.
-            if any(slots.budget(queue) > 0 for base, queue in queues.items() if base not in waiting_for):
+            if any(slots.budget(queues[base]) > 0 for base in self._state.usable() if base not in waiting_for):
                 self._unblock()
 
     def _unblock(self) -> None:

@@ -92,7 +92,7 @@ class Reclaimer:
         suspects = 0 if state.in_flight.has_suspect() else 1
         cursor = self._cursors.get((base, priority), "0-0")
         sweep = consume.Sweep(priority, self._lease, cursor, budget, suspects)
-        call = consume.reclaim(base, queue, state.consumer, sweep, state.settings.result_ttl)
+        call = consume.reclaim(base, queue, state.consumer, sweep, state.settings.record_ttl)
         async with state.taking_over:
             try:
                 with state.slots.asking(queue, budget):

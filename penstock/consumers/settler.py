@@ -120,9 +120,9 @@ class Settler:
             return settle.succeed(base, consumer, s.resend_window, [self._success(a, o) for a, o in items])
         if verb == "park":
             parked = [(a.delivery, a.name, *_parking(o)) for a, o in items]
-            return settle.park(base, consumer, s.result_ttl, s.unknown_ttl, parked)
+            return settle.park(base, consumer, s.record_ttl, s.unknown_ttl, parked)
         ended = [(a.delivery, a.name, encode_failure(o.failure) if isinstance(o, Failed) else None) for a, o in items]
-        return settle.bury(base, consumer, s.result_ttl, (s.dead_ttl, s.dead_max), ended)
+        return settle.bury(base, consumer, s.record_ttl, (s.dead_ttl, s.dead_max), ended)
 
     def _success(self, attempt: Attempt, outcome: Outcome) -> tuple[Delivery, str, float, bytes]:
         assert isinstance(outcome, Succeeded)

@@ -108,7 +108,11 @@ class Sweep(msgspec.Struct, frozen=True):
 
 
 def reclaim(base: str, queue: str, consumer: str, sweep: Sweep, ttl: float) -> Call[Reclaimed]:
-    """Take over entries whose lease has run out."""
+    """Take over entries whose lease has run out.
+
+    The deliveries also hold entries that `consumer` itself started and did not renew, unchanged and not
+    counted in `read`: those in flight are to be ignored, the others came with a reply that was lost.
+    """
 
     def read(r: list[object]) -> Reclaimed:
         return Reclaimed(_batch(base, queue, r), r[4].decode(), r[5])  # type: ignore[attr-defined,arg-type]

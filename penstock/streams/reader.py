@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 
 from penstock.errors import BrokerError
 from penstock.streams import keys
-from penstock.streams.client import FAULTS
+from penstock.streams.client import FAULTS, pauses
 from penstock.streams.connection import Connector, translate
 
 #: (base, priority, entry id)
@@ -35,6 +35,8 @@ class Reader:
         self._connection: Any = None
         self._id = 0
         self._reading = False
+        #: Number of the read that is under way, or was last.
+        self._turn = 0
 
     async def read(self, streams: Sequence[tuple[str, str]]) -> list[Arrival] | None:
         """Wait for an entry on any of the `streams` (base, priority): one of each that has some; None: none came.
@@ -45,6 +47,7 @@ class Reader:
         """
         names = [keys.stream(base, priority) for base, priority in streams]
         self._reading = True
+        self._turn += 1
         try:
             connection = await self._connected()
             await connection.send_command(
@@ -73,12 +76,15 @@ class Reader:
 
     async def unblock(self) -> None:
         """End the read that is under way, if any; it then returns what it has. Never loses an entry."""
-        while self._reading:
+        turn = self._turn
+        for pause in pauses(0.005, 0.1):
+            if not self._reading or self._turn != turn:  # the next read may have begun already
+                return
             if self._id:
                 with suppress(*FAULTS):
                     await self._other.execute_command("CLIENT", "UNBLOCK", self._id)
             # It may not have reached the server yet, and then UNBLOCK did nothing: ask again.
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(pause)
 
     async def aclose(self) -> None:
         await self._drop()

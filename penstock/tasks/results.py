@@ -82,7 +82,7 @@ class Results:
 
     def _cancel(self, id: str) -> Call[list[Cancellation]]:
         queue, key = split_id(id)
-        return produce.cancel(keys.base(self._settings.namespace, queue), (key,), self._settings.result_ttl)
+        return produce.cancel(keys.base(self._settings.namespace, queue), (key,), self._settings.record_ttl)
 
 
 def split_id(id: str) -> tuple[str, str]:

@@ -135,6 +135,15 @@ def test_entries_that_their_record_knows_nothing_of_are_dropped(q: Queue) -> Non
     assert q.record("parked") == before and q.record("done")["s"] == "o"
 
 
+def test_the_entry_of_a_parked_task_is_dropped_when_it_comes_back(q: Queue) -> None:
+    q.park("a", q.start_one())
+    entry = q.raw.xadd(q.stream(), {"k": "k", "m": MESSAGE})
+    q.raw.hset(q.record_key("k"), "e", entry)
+    before = q.record("k")
+    assert q.fetch().deliveries == [] and q.queued() == []
+    assert q.record("k") == before and list(q.parked()) == ["k"]
+
+
 def test_a_message_whose_record_was_lost_runs(q: Queue) -> None:
     q.send("k", priority="low")
     q.raw.delete(q.record_key("k"))
@@ -187,12 +196,13 @@ def test_a_record_of_another_type_stays_pending_and_its_neighbours_go_out(q: Que
     assert keys_of(q.orphans("a", [d.entry for d in batch.deliveries])) == ["bad"]
 
 
-def test_a_stream_of_another_type_is_an_error_and_loses_nothing(q: Queue) -> None:
+def test_a_stream_of_another_type_is_an_error_and_keeps_nobody_back(q: Queue) -> None:
     q.send("a", priority="high")
+    q.send("b", priority="low")
     q.raw.set(q.stream("default"), "x", ex=1000)
+    assert keys_of(q.fetch()) == ["a", "b"]
     with pytest.raises(WrongKeyType):
         q.fetch()
-    assert keys_of(q.orphans("a", priority="high")) == ["a"]
     assert q.orphans("a").read == 0
     q.raw.delete(q.stream("default"))
 

@@ -103,6 +103,15 @@ def test_an_entry_that_was_deleted_leaves_the_pending_list(q: Queue) -> None:
     q.raw.delete(q.record_key("a"))
 
 
+def test_a_copy_of_what_runs_here_is_dropped(q: Queue) -> None:
+    """A failover can bring one back; the record points at the one that runs."""
+    delivery = q.start_one()
+    q.raw.xadd(q.stream(), {"k": "k", "m": MESSAGE})
+    q.read_blocking("a")
+    assert q.orphans("a", [delivery.entry]).deliveries == []
+    assert list(q.pending()) == list(q.entries()) == [delivery.entry]
+
+
 def test_a_record_of_another_type_is_a_problem_and_hides_nobody(q: Queue) -> None:
     q.start("bad", "b")
     q.raw.delete(q.record_key("bad"))

@@ -57,16 +57,18 @@ def test_no_result_is_stored_for_ttl_0(q: Queue, value: bytes) -> None:
     assert close_to(q.ttl(q.record_key("k")), WINDOW)
 
 
-def test_the_first_one_wins_whoever_owns_the_entry(q: Queue) -> None:
+@pytest.mark.parametrize(("value", "ttl"), [(b"\x01", RESULT_TTL), (LONG, RESULT_TTL), (b"", 0.0)])
+def test_the_first_one_wins_whoever_owns_the_entry(q: Queue, value: bytes, ttl: float) -> None:
     slow = q.start_one(consumer="a")
     heir = q.crash(slow, "b")
-    assert q.succeed("a", slow, value=b"\x01") == [DONE]
+    assert q.succeed("a", slow, value=value, ttl=ttl) == [DONE]
     before = q.state()
+    assert q.succeed("a", slow, value=value, ttl=ttl) == [DONE]  # its first reply was lost
     assert q.succeed("b", heir, value=b"\x02") == [LATE]
     assert q.park("b", heir) == [LATE] and q.bury("b", heir) == [LATE]
     assert q.state() == before
     record = q.read("k")
-    assert record is not None and (record.value, record.info().worker) == (b"\x01", "a")
+    assert record is not None and (record.value, record.info().worker) == (value or None, "a")
     assert q.renew("b", heir) == ([0], [])
 
 

@@ -364,13 +364,13 @@ async def test_a_worker_goes_on_beside_a_key_of_another_type(
     monkeypatch.setattr("penstock.consumers.fetcher.BLOCK", 0.5)
     raw.set(f"{{{namespace}:bad}}:s:default", "taken", px=600_000)
     high = await bad.options(priority="high").adelay()
-    async with app.running():
+    async with app.running(lease=60):
         for _ in range(5):
             assert await (await good.adelay()).aget(timeout=20) == 1
         assert any("WRONGTYPE" in record.getMessage() for record in caplog.records)
         assert not seen.of(BrokerDown)
+        assert await high.aget(timeout=20) == 2  # of the same queue, and read in the same script
         raw.delete(f"{{{namespace}:bad}}:s:default")
-        assert await high.aget(timeout=30) == 2
         assert await (await bad.adelay()).aget(timeout=30) == 2
 
 

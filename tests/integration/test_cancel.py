@@ -14,6 +14,7 @@ import redis
 
 from penstock import App, RetryPolicy, Snooze, State, TaskCancelled, TaskNotFound
 from penstock.events import Cancelled, Retried, Started, Succeeded
+from tests.integration.conftest import MakeApp
 from tests.integration.support import Seen, entries, share
 from tests.servers import await_until
 
@@ -214,3 +215,14 @@ async def test_an_orphaned_running_task_is_cancelled_when_it_is_taken_over(
         with pytest.raises(TaskCancelled):
             await handle.aget(timeout=20)
     assert (tmp_path / "log").read_text().count("start") == 1
+
+
+def test_a_cancelled_task_is_remembered_where_no_results_are_kept(make_app: MakeApp) -> None:
+    app = make_app(result_ttl=0)
+
+    @app.task(name="work")
+    def work() -> None: ...
+
+    handle = work.delay()
+    assert handle.cancel()
+    assert handle.state() is State.CANCELLED

@@ -63,7 +63,7 @@ async def test_adelay_and_bulk_retry_through_a_restart(app: App, own_server: Ser
     await asyncio.to_thread(own_server.kill)
     sending = [asyncio.create_task(work.adelay(n)) for n in range(1, 21)]
     sending_bulk = asyncio.create_task(work.abulk([(n,) for n in range(21, 31)]))
-    await asyncio.to_thread(own_server.start)
+    own_server.start()  # here: it dies with the thread that starts it
     handles = [*await asyncio.gather(*sending), *await sending_bulk]
     assert all(handle.created for handle in handles)
     with own_server.client() as client:
@@ -145,7 +145,7 @@ async def test_a_restart_under_load_loses_nothing(app: App, seen: Seen, own_serv
         for least in (300, 1200):
             await seen.arrive(Succeeded, least, timeout=60)
             await asyncio.to_thread(own_server.stop)
-            await asyncio.to_thread(own_server.start)
+            own_server.start()  # here: it dies with the thread that starts it
         await await_until(lambda: _all_done(handles[-50:]), 60)
         await seen.arrive(Succeeded, 3000, timeout=60)
         assert await asyncio.gather(*handles) == list(range(3000))
@@ -169,7 +169,7 @@ async def test_a_worker_waits_for_a_server_that_is_not_there_yet(app: App, seen:
 
     running = asyncio.create_task(run())
     await seen.arrive(BrokerDown)
-    await asyncio.to_thread(own_server.start)
+    own_server.start()  # here: it dies with the thread that starts it
     assert await running == 1
 
 
@@ -187,7 +187,7 @@ async def test_work_that_runs_during_an_outage_is_settled_after_it(app: App, see
         await asyncio.to_thread(own_server.stop)
         go.set()
         await seen.arrive(BrokerDown)
-        await asyncio.to_thread(own_server.start)
+        own_server.start()  # here: it dies with the thread that starts it
         assert await asyncio.gather(*handles) == list(range(5))
     assert len(seen.of(Started)) == 5 and not seen.of(Late)
 
@@ -240,6 +240,34 @@ async def test_a_pause_that_nobody_notices_runs_nothing_twice(app: App, seen: Se
         assert await asyncio.gather(*handles) == list(range(20))
         await seen.arrive(Succeeded, 21)
     assert sorted(runs) == list(range(21))
+
+
+async def test_a_stalled_server_does_not_make_workers_rob_each_other(
+    app: App, seen: Seen, own_server: Server, raw: redis.Redis
+) -> None:
+    """After it every lease looks old, and the one who sweeps may come before the one who renews."""
+    runs: list[int] = []
+    resumed = asyncio.Event()
+
+    @app.task
+    async def work(n: int) -> int:
+        runs.append(n)
+        await resumed.wait()
+        return n
+
+    async with app.running(lease=0.6), app.running(lease=0.6):
+        handles = await work.abulk([(n,) for n in range(20)])
+        await seen.arrive(Started, 20)
+        for _ in range(3):
+            own_server.pause()
+            since = time.monotonic()
+            await await_until(lambda s=since: time.monotonic() - s > 1.2)
+            own_server.resume()
+            before = calls_of(raw, "xclaim")
+            await await_until(lambda b=before: calls_of(raw, "xclaim") >= b + 3)
+        resumed.set()
+        assert await asyncio.gather(*handles) == list(range(20))
+    assert sorted(runs) == list(range(20)) and not seen.of(Lost) and not seen.of(Late)
 
 
 async def test_flushall_while_blocked(app: App, seen: Seen, own_server: Server, raw: redis.Redis) -> None:

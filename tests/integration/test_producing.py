@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import uuid
 import warnings
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -408,3 +410,19 @@ async def test_sync_calls_in_a_loop_can_be_forbidden_or_allowed(make_app: MakeAp
     handle = task.delay()
     with lax.running():  # in a thread: this loop is blocked by get
         assert handle.get(timeout=10) == 1
+
+
+@pytest.mark.anyio
+async def test_a_notebook_may_block_its_loop(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    ipython = ModuleType("IPython")
+    ipython.get_ipython = lambda: object()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    app = make_app(sync_in_loop="warn")
+
+    @app.task
+    async def work() -> int:
+        return 1
+
+    with app.running():
+        assert work.delay().get(timeout=10) == 1
+        assert app.send(work.name).get(timeout=10) == 1

@@ -81,7 +81,7 @@ class Screen:
         if not report.problems:
             proof = (
                 f"{report.files:,} files sent, {report.files:,} records read back, each of a task that has ended: "
-                f"{report.indexed:,} were indexed and added up, {report.failed} are dead letters."
+                f"{report.indexed:,} indexed and added up, {report.failed} among the dead letters."
             )
             show(Text("✓ No file is missing. ", "bold green").append(proof, "not bold default"))
 

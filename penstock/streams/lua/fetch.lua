@@ -2,13 +2,15 @@
 -- rest of the budget goes in the given order, so low is never starved and no slot stays empty.
 -- KEYS  1 base
 -- ARGV  1 consumer, 2 budget, 3 TTL in ms of records that end here, then pairs in order: priority, quota
+-- A stream that cannot be read (its key holds another type) does not keep the others, whose entries are
+-- delivered by then: the error comes when there is nothing else to answer.
 -- reply {now, entries read, [priority, entry, key, message, retries, deliveries] flat, problem or ''}
 -- include: prelude
 local TTL = ARGV[3]
 -- include: finish
 -- include: admit
 local me, left, now = ARGV[1], tonumber(ARGV[2]), clock()
-local read, out, empty = 0, {}, {}
+local read, out, empty, failure = 0, {}, {}, nil
 
 local function read_group(stream, count)
   return call('XREADGROUP', 'GROUP', 'w', me, 'COUNT', count, 'STREAMS', stream, '>')
@@ -21,7 +23,10 @@ local function take(i, count)
   local ok, reply = pcall(read_group, stream, count)
   if not ok then
     local why = type(reply) == 'table' and reply.err or reply
-    if not string.find(why, 'NOGROUP', 1, true) then error(reply) end
+    if not string.find(why, 'NOGROUP', 1, true) then
+      failure, empty[i] = reply, true
+      return
+    end
     -- Whoever comes first makes the group, at 0: what was sent before must be delivered, too.
     call('XGROUP', 'CREATE', stream, 'w', '0', 'MKSTREAM')
     reply = read_group(stream, count)
@@ -34,4 +39,5 @@ end
 
 for i = 4, #ARGV, 2 do take(i, tonumber(ARGV[i + 1])) end
 for i = 4, #ARGV, 2 do take(i, left) end
+if failure and read == 0 then error(failure) end
 return { now, read, out, problem }
