@@ -75,6 +75,7 @@ class Producer:
         """Enqueue one call in one round trip: True if it is new, False if its id existed."""
         if outgoing.queue not in self._registered:
             self._clients.sync.run(self._register(outgoing.queue), self._settings.retry_for)
+            self._registered.add(outgoing.queue)
         call = produce.enqueue(self._base(outgoing.queue), (outgoing.envelope,), self._settings.max_length)
         return self._accepted(outgoing, self._clients.sync.run(call, self._settings.retry_for)[0])
 
@@ -82,6 +83,7 @@ class Producer:
         """As `send`. Calls made at the same time go together."""
         if outgoing.queue not in self._registered:
             await self._clients.of_loop.run(self._register(outgoing.queue), self._settings.retry_for)
+            self._registered.add(outgoing.queue)
         answer = await self._outboxes.get().send(self._base(outgoing.queue), outgoing.envelope)
         return self._accepted(outgoing, answer)
 
@@ -92,6 +94,7 @@ class Producer:
         for queue, batch in batches(calls):
             if queue not in self._registered:
                 self._clients.sync.run(self._register(queue), self._settings.retry_for)
+                self._registered.add(queue)
             answers = self._clients.sync.run(self._enqueue(queue, batch), self._settings.retry_for)
             self._collect(batch, answers, sent, errors)
         return _all_or_error(sent, errors)
@@ -103,6 +106,7 @@ class Producer:
         for queue, batch in batches(calls):
             if queue not in self._registered:
                 await client.run(self._register(queue), self._settings.retry_for)
+                self._registered.add(queue)
             answers = await client.run(self._enqueue(queue, batch), self._settings.retry_for)
             self._collect(batch, answers, sent, errors)
         return _all_or_error(sent, errors)
@@ -145,7 +149,6 @@ class Producer:
         return self._clients.item_error(answer.error or "")
 
     def _register(self, queue: str):  # type: ignore[no-untyped-def]
-        self._registered.add(queue)
         return produce.register_queue(self._settings.namespace, queue)
 
     def _base(self, queue: str) -> str:

@@ -20,20 +20,17 @@ async def add(a: int, b: int) -> int:
 @tasks.task(bind=True)
 async def note(ctx: Context, path: str, seconds: float = 0.0) -> str:
     """Writes a line when it starts and one when it is done."""
-    with open(path, "a") as file:
-        file.write(f"start {ctx.id} {os.getpid()}\n")
+    _log(path, f"start {ctx.id}")
     await asyncio.sleep(seconds)
-    with open(path, "a") as file:
-        file.write(f"done {ctx.id} {os.getpid()}\n")
+    _log(path, f"done {ctx.id}")
     return ctx.worker
 
 
 @tasks.task(bind=True)
 async def block(ctx: Context, path: str, seconds: float) -> None:
     """Blocks the event loop."""
-    with open(path, "a") as file:
-        file.write(f"start {ctx.id} {os.getpid()}\n")
-    time.sleep(seconds)
+    _log(path, f"start {ctx.id}")
+    _block(seconds)
 
 
 @tasks.task
@@ -44,8 +41,7 @@ async def die() -> None:
 @tasks.task
 async def die_if(path: str) -> str:
     """Dies while `path` exists."""
-    if Path(path).exists():
-        os._exit(3)
+    _die_if(path)
     return "alive"
 
 
@@ -116,3 +112,17 @@ def snooze_once(path: str) -> str:
 @tasks.task(run="process")
 def unencodable() -> object:
     return object()
+
+
+def _log(path: str, line: str) -> None:
+    with open(path, "a") as file:
+        file.write(f"{line} {os.getpid()}\n")
+
+
+def _block(seconds: float) -> None:
+    time.sleep(seconds)  # work
+
+
+def _die_if(path: str) -> None:
+    if Path(path).exists():
+        os._exit(3)

@@ -102,7 +102,7 @@ def calls_of(client: redis.Redis, *commands: str) -> int:
 
 def entries(client: redis.Redis, namespace: str, queue: str = "default", priority: str = "default") -> int:
     """Entries in a stream, delivered or not."""
-    return int(client.xlen(f"{{{namespace}:{queue}}}:s:{priority}"))  # type: ignore[arg-type]
+    return int(client.xlen(f"{{{namespace}:{queue}}}:s:{priority}"))
 
 
 def pending(client: redis.Redis, namespace: str, queue: str = "default", priority: str = "default") -> Sequence[Any]:

@@ -91,7 +91,7 @@ def test_settings_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.lease, settings.namespace, settings.strict) == (5.5, "staging", True)
     assert App(lease=7).settings.lease == 7  # the argument wins
     monkeypatch.setenv("PENSTOCK_LEESE", "5")
-    with pytest.raises(ConfigurationError, match="PENSTOCK_LEESE.*PENSTOCK_LEASE"):
+    with pytest.raises(ConfigurationError, match=r"PENSTOCK_LEESE.*PENSTOCK_LEASE"):
         App()
 
 
@@ -117,7 +117,7 @@ def test_a_name_taken_twice(app: App) -> None:
     @app.task(name="work")
     def one() -> None: ...
 
-    with pytest.raises(InvalidTask, match="'work' is taken by .*one"):
+    with pytest.raises(InvalidTask, match=r"'work' is taken by .*one"):
 
         @app.task(name="work")
         def two() -> None: ...
@@ -231,7 +231,7 @@ def test_an_annotation_that_is_never_defined(app: App) -> None:
     @app.task
     def work(value: Missing) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 
-    with pytest.raises(InvalidTask, match="value.*Missing"):
+    with pytest.raises(InvalidTask, match=r"value.*Missing"):
         work.delay(1)
     with pytest.raises(InvalidTask, match="Missing"), app.running():
         pass
@@ -349,7 +349,12 @@ def test_sending_to_a_queue_whose_key_holds_another_type(app: App, raw: redis.Re
 
 @pytest.mark.anyio
 async def test_a_worker_goes_on_beside_a_key_of_another_type(
-    app: App, seen: Seen, raw: redis.Redis, namespace: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    app: App,
+    seen: Seen,
+    raw: redis.Redis,
+    namespace: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     @app.task(queue="good")
     async def good() -> int:
@@ -387,7 +392,7 @@ async def test_a_record_of_another_type_keeps_only_its_own_task(
     raw.delete(record)
     raw.rpush(record, "taken")
     async with app.running(lease=0.6):
-        assert await asyncio.gather(handles[0].aget(timeout=20), handles[2].aget(timeout=20)) == [0, 2]
+        assert [await handles[n].aget(timeout=20) for n in (0, 2)] == [0, 2]
         raw.delete(record)  # out of the way: its turn comes
         await seen.arrive(Succeeded, id=handles[1].id)
         assert await handles[1] == 1

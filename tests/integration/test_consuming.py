@@ -60,7 +60,14 @@ async def test_bind_and_current_give_the_context(app: App) -> None:
         assert current() == ctx
         await asyncio.sleep(0)
         assert current() == ctx
-        return {"n": n, "id": ctx.id, "attempt": ctx.attempt, "queue": ctx.queue, "worker": ctx.worker, "p": ctx.priority}
+        return {
+            "n": n,
+            "id": ctx.id,
+            "attempt": ctx.attempt,
+            "queue": ctx.queue,
+            "worker": ctx.worker,
+            "p": ctx.priority,
+        }
 
     @app.task(queue="mail")
     def in_thread() -> str:
@@ -71,10 +78,10 @@ async def test_bind_and_current_give_the_context(app: App) -> None:
         handle = await bound.adelay(3)
         expected = {"n": 3, "id": handle.id, "attempt": 1, "queue": "mail", "worker": worker.name, "p": "low"}
         assert await handle == expected
-        handle = await in_thread.adelay()
-        assert await handle == handle.id
-        handle = await shared.who.adelay()
-        assert await handle == [handle.id, 1, "default"]
+        threaded = await in_thread.adelay()
+        assert await threaded == threaded.id
+        in_process = await shared.who.adelay()
+        assert await in_process == [in_process.id, 1, "default"]
     with pytest.raises(LookupError, match="no task is running"):
         current()
 
@@ -142,7 +149,8 @@ async def test_exactly_as_many_run_as_there_are_slots(
 
         task = work_sync
     handles = await task.abulk([()] * 30)
-    async with app.running(**{setting: 4}):
+    settings: dict[str, Any] = {setting: 4}
+    async with app.running(**settings):
         await seen.arrive(Started, 4)
         await await_until(lambda: len(running) == 4)
         # Nothing is read ahead: what cannot start stays undelivered, for others.
@@ -203,7 +211,7 @@ async def test_a_kind_that_the_queue_is_not_known_for_does_not_spin(
             await await_until(lambda: _is_queued(handle))
             assert calls_of(raw, "xreadgroup", "xadd") - before < 20 * (time.monotonic() - since + 1)
             go.set()
-            assert await asyncio.gather(first, second, handle) == [1, 1, 1]
+            assert [await each for each in (first, second, handle)] == [1, 1, 1]
             assert await (await quick.adelay()) == 2
     finally:
         go.set()

@@ -12,6 +12,7 @@ import textwrap
 import threading
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -129,19 +130,15 @@ def test_fork(app: App, used: bool) -> None:
     def double(n: int) -> int:
         return 2 * n
 
-    with app.running() if used else _nothing():
-        if used:
+    if used:
+        with app.running():
             assert double.delay(1).get(timeout=10) == 2
     keys = [f"child{i}" for i in range(3)]
-    codes = [_in_child(lambda k=key: double.options(id=k).delay(5)) for key in keys]
+    codes = [_in_child(partial(double.options(id=key).delay, 5)) for key in keys]
     assert codes == [0, 0, 0]
     assert double.options(id="parent").delay(6).created
     with app.running():
         assert [double.handle(key).get(timeout=10) for key in (*keys, "parent")] == [10, 10, 10, 12]
-
-
-def _nothing() -> App:
-    return App()
 
 
 def test_a_forked_child_waits_for_results_itself(app: App) -> None:
@@ -203,7 +200,7 @@ def test_multiprocessing_fork(app: App) -> None:
     context = multiprocessing.get_context("fork")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        processes = [context.Process(target=lambda k=i: double.options(id=f"m{k}").delay(k)) for i in range(3)]
+        processes = [context.Process(target=double.options(id=f"m{i}").delay, args=(i,)) for i in range(3)]
         for process in processes:
             process.start()
     for process in processes:
@@ -241,7 +238,7 @@ def test_names_of_a_script_are_importable(tmp_path: Path, url: str, namespace: s
     ran = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=True)
     names, id = ran.stdout.split("\n")[:2]
     assert names == "my_shop.double my_shop.Mail.send"
-    worker = "import asyncio, my_shop; my_shop.app.drain(timeout=30); print(my_shop.app.handle(%r).get())" % id
+    worker = f"import my_shop; my_shop.app.drain(timeout=30); print(my_shop.app.handle({id!r}).get())"
     ran = subprocess.run(
         [sys.executable, "-c", worker], capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path
     )

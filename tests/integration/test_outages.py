@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -260,14 +261,20 @@ async def test_a_stalled_server_does_not_make_workers_rob_each_other(
         await seen.arrive(Started, 20)
         for _ in range(3):
             own_server.pause()
-            since = time.monotonic()
-            await await_until(lambda s=since: time.monotonic() - s > 1.2)
+            await await_until(partial(_is_over, time.monotonic() + 1.2))
             own_server.resume()
-            before = calls_of(raw, "xclaim")
-            await await_until(lambda b=before: calls_of(raw, "xclaim") >= b + 3)
+            await await_until(partial(_has_renewed, raw, calls_of(raw, "xclaim") + 3))
         resumed.set()
         assert await asyncio.gather(*handles) == list(range(20))
     assert sorted(runs) == list(range(20)) and not seen.of(Lost) and not seen.of(Late)
+
+
+def _is_over(at: float) -> bool:
+    return time.monotonic() > at
+
+
+def _has_renewed(raw: redis.Redis, least: int) -> bool:
+    return calls_of(raw, "xclaim") >= least
 
 
 async def test_flushall_while_blocked(app: App, seen: Seen, own_server: Server, raw: redis.Redis) -> None:
@@ -304,7 +311,9 @@ async def test_flushall_while_tasks_run(app: App, seen: Seen, own_server: Server
         assert await (await work.adelay()).aget(timeout=20) == 1
 
 
-async def test_every_connection_is_killed_under_load(app: App, seen: Seen, own_server: Server, raw: redis.Redis) -> None:
+async def test_every_connection_is_killed_under_load(
+    app: App, seen: Seen, own_server: Server, raw: redis.Redis
+) -> None:
     @app.task
     async def work(n: int) -> int:
         await asyncio.sleep(0.001)
@@ -315,7 +324,7 @@ async def test_every_connection_is_killed_under_load(app: App, seen: Seen, own_s
         for least in (100, 500, 900, 1300):
             await seen.arrive(Succeeded, least, timeout=60)
             for kind in ("normal", "pubsub"):
-                raw.client_kill_filter(_type=kind, skipme=True)  # type: ignore[no-untyped-call]
+                raw.client_kill_filter(_type=kind, skipme=True)
         await seen.arrive(Succeeded, 2000, timeout=60)
     assert await asyncio.gather(*handles) == list(range(2000))
     assert len(seen.of(Started)) == 2000  # an entry whose delivery was lost is taken up, not run again
@@ -346,7 +355,7 @@ async def test_a_blocking_read_that_was_killed_brings_its_entry(
         for n in range(10):
             await await_until(lambda: _blocked(raw))
             handle = await work.adelay(n)
-            raw.client_kill_filter(_type="normal", skipme=True)  # type: ignore[no-untyped-call]
+            raw.client_kill_filter(_type="normal", skipme=True)
             assert await handle.aget(timeout=30) == n
 
 
@@ -403,7 +412,19 @@ async def test_a_user_without_rights(guarded_server: Server) -> None:
 
 async def test_a_user_with_the_rights_of_its_namespace_only(guarded_server: Server) -> None:
     with guarded_server.client(password="secret") as admin:
-        admin.execute_command("ACL", "SETUSER", "shop", "on", ">pw", "~{mine*", "&{mine*", "+@all", "-@dangerous", "+client|unblock")
+        admin.execute_command(
+            "ACL",
+            "SETUSER",
+            "shop",
+            "on",
+            ">pw",
+            "~{mine*",
+            "resetchannels",
+            "&{mine*",
+            "+@all",
+            "-@dangerous",
+            "+client|unblock",
+        )
     app = App("test", url=guarded(guarded_server, "shop", "pw"), namespace="mine", sync_in_loop="allow")
 
     @app.task

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.integration.support import Seen
 pytestmark = pytest.mark.anyio
 
 
-async def _order(app: App, seen: Seen, counts: dict[str, int], concurrency: int = 1, **settings: object) -> list[str]:
+async def _order(app: App, seen: Seen, counts: dict[str, int], concurrency: int = 1, **settings: Any) -> list[str]:
     @app.task
     async def work() -> None:
         await asyncio.sleep(0)
@@ -36,7 +37,7 @@ async def test_a_backlog_is_shared_by_weight(app: App, seen: Seen, concurrency: 
 
 
 async def test_other_weights(app: App, seen: Seen) -> None:
-    settings = {"weight_high": 1, "weight_default": 1, "weight_low": 2}
+    settings: dict[str, Any] = {"weight_high": 1, "weight_default": 1, "weight_low": 2}
     order = await _order(app, seen, {"low": 100, "default": 100, "high": 100}, **settings)
     shares = Counter(order[:80])
     assert abs(shares["low"] - 40) <= 4 and abs(shares["high"] - 20) <= 4

@@ -6,12 +6,14 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from penstock import App, State, TaskFailed
+from penstock import App, Handle, State, TaskFailed
 from penstock.events import Late, Reclaimed, Started
 from tests.integration.support import Seen, WorkerProcess, share
 from tests.servers import await_until
@@ -20,7 +22,9 @@ StartWorker = Callable[..., WorkerProcess]
 pytestmark = pytest.mark.anyio
 
 
-async def test_tasks_of_a_killed_worker_run_again(app: App, seen: Seen, start_worker: StartWorker, tmp_path: Path) -> None:
+async def test_tasks_of_a_killed_worker_run_again(
+    app: App, seen: Seen, start_worker: StartWorker, tmp_path: Path
+) -> None:
     shared = share(app)
     log = tmp_path / "log"
     worker = start_worker(lease=1.0)
@@ -52,7 +56,7 @@ async def test_a_poison_task_is_buried_after_max_deliveries(
     while not await poison.adone() and workers < 10:
         worker = start_worker(lease=0.6, max_deliveries=2)
         workers += 1
-        await await_until(lambda w=worker: _dead_or_done(w, poison), 60)
+        await await_until(partial(_dead_or_done, worker, [poison]), 60)
         worker.kill()
     assert workers == 3
     with pytest.raises(TaskFailed, match="2 deliveries ended in a crash") as caught:
@@ -60,8 +64,8 @@ async def test_a_poison_task_is_buried_after_max_deliveries(
     assert caught.value.reason == "max_deliveries"
 
 
-async def _dead_or_done(worker: WorkerProcess, handle: object) -> bool:
-    return worker.process.poll() is not None or await handle.adone()  # type: ignore[attr-defined]
+async def _dead_or_done(worker: WorkerProcess, handles: Sequence[Handle[Any]]) -> bool:
+    return worker.process.poll() is not None or all([await handle.adone() for handle in handles])
 
 
 async def test_a_poison_task_does_not_bury_those_beside_it(app: App, start_worker: StartWorker, tmp_path: Path) -> None:
@@ -74,18 +78,11 @@ async def test_a_poison_task_does_not_bury_those_beside_it(app: App, start_worke
     while not all([await handle.adone() for handle in (poison, *innocent, *more)]) and workers < 12:
         worker = start_worker(lease=0.6, max_deliveries=3)
         workers += 1
-        await await_until(lambda w=worker: _dead_or_all_done(w, [poison, *innocent, *more]), 60)
+        await await_until(partial(_dead_or_done, worker, [poison, *innocent, *more]), 60)
         worker.kill()
     assert await poison.astate() is State.FAILED
     states = [await handle.astate() for handle in (*innocent, *more)]
     assert states == [State.SUCCEEDED] * 16
-
-
-async def _dead_or_all_done(worker: WorkerProcess, handles: list[object]) -> bool:
-    if worker.process.poll() is not None:
-        return True
-    states = await asyncio.gather(*[handle.adone() for handle in handles])  # type: ignore[attr-defined]
-    return all(states)
 
 
 async def test_max_deliveries_of_a_task(app: App, start_worker: StartWorker, tmp_path: Path) -> None:
@@ -148,20 +145,22 @@ async def test_two_worker_processes_share_the_work(app: App, start_worker: Start
     assert log.read_text().count("done") == 60
 
 
-async def test_killing_workers_at_any_moment_loses_nothing(
-    app: App, start_worker: StartWorker, tmp_path: Path
-) -> None:
+async def test_killing_workers_at_any_moment_loses_nothing(app: App, start_worker: StartWorker, tmp_path: Path) -> None:
     shared = share(app)
     handles = await shared.note.abulk([(str(tmp_path / "log"), 0.05)] * 200)
     done = 0
     for _ in range(3):
         worker = start_worker(lease=0.6, concurrency=10)
-        await await_until(lambda least=done + 20: _count(tmp_path / "log") >= least)
+        await await_until(partial(_reached, tmp_path / "log", done + 20))
         worker.kill()
         done = _count(tmp_path / "log")
     start_worker(lease=0.6)
     await asyncio.gather(*[handle.aget(timeout=60) for handle in handles])
     assert {await handle.astate() for handle in handles} == {State.SUCCEEDED}
+
+
+def _reached(log: Path, count: int) -> bool:
+    return _count(log) >= count
 
 
 def _count(log: Path) -> int:
@@ -188,7 +187,9 @@ def _lives(pid: int) -> bool:
     return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-async def test_an_early_lease_is_not_taken_while_the_owner_renews(app: App, seen: Seen, start_worker: StartWorker) -> None:
+async def test_an_early_lease_is_not_taken_while_the_owner_renews(
+    app: App, seen: Seen, start_worker: StartWorker
+) -> None:
     shared = share(app)
     start_worker(lease=0.6)
     start_worker(lease=0.6)

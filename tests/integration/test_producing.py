@@ -8,7 +8,7 @@ import threading
 import uuid
 import warnings
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from types import ModuleType
 from typing import Any
 
@@ -110,7 +110,7 @@ async def test_signatures_are_checked_when_made_and_can_be_sent_twice(app: App) 
         return 2 * n
 
     with pytest.raises(InvalidArguments, match="n"):
-        double.s("x")  # type: ignore[arg-type]
+        double.s("x")  # type: ignore[call-overload]
     signature = double.s(4)
     async with app.running():
         assert await (await signature.adelay()) == 8
@@ -191,7 +191,7 @@ async def test_a_handle_from_an_id_alone(app: App, make_app: MakeApp) -> None:
     async def send(when: datetime) -> datetime:
         return when
 
-    when = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+    when = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     await send.options(id="a:b").adelay(when)
     async with app.running():
         assert await send.handle("a:b") == when
@@ -232,7 +232,7 @@ def test_another_tasks_id_is_refused(app: App) -> None:
     def two() -> None: ...
 
     one.options(id="mine").delay()
-    with pytest.raises(IdTaken, match="default:mine.*one") as caught:
+    with pytest.raises(IdTaken, match=r"default:mine.*one") as caught:
         two.options(id="mine").delay()
     assert isinstance(caught.value, ValueError)
 

@@ -6,7 +6,8 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,11 +17,11 @@ import redis
 from penstock import (
     App,
     Context,
+    Handle,
     ResultNotKept,
     ResultTimeout,
     RetryPolicy,
     State,
-    SyncInAsync,
     TaskCancelled,
     TaskExpired,
     TaskFailed,
@@ -65,7 +66,7 @@ async def test_info_of_a_task_from_scheduled_to_succeeded(app: App, seen: Seen) 
     info = await handle.ainfo()
     assert info.state is State.SUCCEEDED and await handle.adone()
     assert info.started_at is not None and info.finished_at is not None
-    assert info.finished_at >= info.started_at and info.finished_at.tzinfo is timezone.utc
+    assert info.finished_at >= info.started_at and info.finished_at.tzinfo is UTC
     assert (info.attempt, info.worker) == (1, worker.name)
 
 
@@ -117,7 +118,7 @@ def test_the_sync_methods_of_a_handle(app: App) -> None:
 
 
 async def test_results_have_the_annotated_type(app: App, make_app: MakeApp) -> None:
-    when = datetime(2026, 1, 2, tzinfo=timezone.utc)
+    when = datetime(2026, 1, 2, tzinfo=UTC)
 
     @app.task
     async def make(n: int) -> list[Order]:
@@ -141,7 +142,7 @@ async def test_none_and_false_are_results(app: App) -> None:
         return False
 
     async with app.running():
-        assert await (await nothing.adelay()) is None
+        assert await app.handle((await nothing.adelay()).id) is None
         assert await (await no.adelay()) is False
 
 
@@ -178,7 +179,7 @@ async def test_a_waiter_is_woken_at_once(app: App) -> None:
             go.clear()
             handle = await work.adelay()
             waiting = asyncio.create_task(handle.aget(timeout=60))
-            await await_until(lambda h=handle: app._listener._waiting.get(h.id))
+            await await_until(partial(_is_waited_for, app, handle))
             go.set()
             await waiting
             delays.append(time.monotonic() - ended[-1])
@@ -198,7 +199,7 @@ async def test_waiting_survives_the_loss_of_its_connection(app: App, raw: redis.
         handle = await work.adelay()
         waiting = asyncio.create_task(handle.aget(timeout=60))
         await await_until(lambda: raw.pubsub_channels("*:l:*"))
-        assert raw.client_kill_filter(_type="pubsub") >= 1  # type: ignore[no-untyped-call]
+        assert raw.client_kill_filter(_type="pubsub") >= 1
         await await_until(lambda: raw.pubsub_channels("*:l:*"))
         go.set()
         assert await waiting == 1
@@ -276,13 +277,17 @@ async def test_results_expire_after_their_ttl(make_app: MakeApp) -> None:
         small, large, stays = await work.adelay(1), await work.adelay(100), await kept.adelay()
         assert await stays == "x" * 100
         for handle in (small, large):
-            await await_until(lambda h=handle: _gone(h))
+            await await_until(partial(_gone, handle))
             with pytest.raises(TaskNotFound, match="never sent, or its record has expired"):
                 await handle
         assert await stays == "x" * 100
         created = await work.options(id="again").adelay(1)
         await await_until(lambda: _gone(created))
         assert (await work.options(id="again").adelay(1)).created is True  # the window of idempotence is over
+
+
+def _is_waited_for(app: App, handle: Handle[Any]) -> bool:
+    return handle.id in app._listener._waiting
 
 
 async def _gone(handle: Any) -> bool:
@@ -328,7 +333,7 @@ async def test_get_inside_a_task_is_refused_unless_allowed(app: App) -> None:
         return await (await inner.adelay())
 
     async with app.running():
-        with pytest.raises(TaskFailed, match="SyncInAsync.*allow_in_task=True"):
+        with pytest.raises(TaskFailed, match=r"SyncInAsync.*allow_in_task=True"):
             await (await outer.adelay(False))
         assert await (await outer.adelay(True)) == 1
         assert await (await outer_async.adelay()) == 1
@@ -381,13 +386,17 @@ def test_a_closed_app_can_be_used_again(app: App, raw: redis.Redis) -> None:
         go.wait(30)
         return 1
 
+    def go_when_subscribed() -> None:
+        wait_until(lambda: raw.pubsub_channels("*:l:*"))
+        go.set()
+
     with app.running():
         go.set()
         assert work.delay().get(timeout=10) == 1
         app.close()
         go.clear()
         handle = work.delay()
-        threading.Thread(target=lambda: (wait_until(lambda: raw.pubsub_channels("*:l:*")), go.set()), daemon=True).start()
+        threading.Thread(target=go_when_subscribed, daemon=True).start()
         assert handle.get(timeout=10) == 1  # woken by push: else `go` would never be set
 
 

@@ -111,7 +111,10 @@ async def test_on_and_never_choose_what_is_retried(app: App, seen: Seen) -> None
 
     retried = set()
     async with app.running():
-        for task, word in [(fail, w) for w in ("os", "value", "file", "key")] + [(by_function, "yes"), (by_function, "no")]:
+        for task, word in [(fail, w) for w in ("os", "value", "file", "key")] + [
+            (by_function, "yes"),
+            (by_function, "no"),
+        ]:
             handle = await task.adelay(word)
             with pytest.raises(TaskFailed):
                 await handle

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import redis
@@ -30,7 +30,7 @@ async def test_delay_eta_and_countdown_start_when_due_and_not_before(app: App) -
             await work.options(delay=0.5).adelay(),
             await work.options(delay=timedelta(milliseconds=500)).adelay(),
             await work.options(countdown=0.5).adelay(),
-            await work.options(eta=datetime.now(timezone.utc) + timedelta(seconds=0.5)).adelay(),
+            await work.options(eta=datetime.now(UTC) + timedelta(seconds=0.5)).adelay(),
         ]
         for handle in handles:
             info = await handle.ainfo()
@@ -48,7 +48,7 @@ async def test_an_eta_in_the_past_runs_at_once(app: App) -> None:
     async def work() -> int:
         return 1
 
-    handle = await work.options(eta=datetime(2020, 1, 1, tzinfo=timezone.utc)).adelay()
+    handle = await work.options(eta=datetime(2020, 1, 1, tzinfo=UTC)).adelay()
     assert await handle.astate() is State.QUEUED
     async with app.running():
         assert await handle == 1
@@ -121,8 +121,8 @@ async def test_what_has_expired_does_not_run(app: App, seen: Seen, raw: redis.Re
     expired = [
         await work.adelay(),
         await other.options(expires=timedelta(milliseconds=50)).adelay(),
-        await other.options(expires=datetime.now(timezone.utc) + timedelta(seconds=0.05)).adelay(),
-        await other.options(delay=0.1, expires=datetime.now(timezone.utc) + timedelta(seconds=0.05)).adelay(),
+        await other.options(expires=datetime.now(UTC) + timedelta(seconds=0.05)).adelay(),
+        await other.options(delay=0.1, expires=datetime.now(UTC) + timedelta(seconds=0.05)).adelay(),
     ]
     fine = [await work.options(expires=0).adelay(), await other.options(expires=60).adelay()]
     clock = await other.options(delay=0.3).adelay()
@@ -180,4 +180,4 @@ def test_options_that_make_no_sense_are_refused(app: App) -> None:
 
     for options in ({"delay": -1}, {"delay": 5, "countdown": 5}, {"delay": 10, "expires": 5}, {"delay": "soon"}):
         with pytest.raises(ConfigurationError):
-            work.options(**options)  # type: ignore[arg-type]
+            work.options(**options)

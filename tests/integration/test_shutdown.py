@@ -68,7 +68,7 @@ async def test_the_rest_is_handed_back_at_once(
 
         @app.task
         async def work(path: str, seconds: float) -> None:
-            Path(path).touch()
+            started.touch()
             await asyncio.sleep(seconds)
 
         task = work
@@ -194,8 +194,11 @@ async def test_an_error_in_the_block_still_stops_the_worker(app: App, seen: Seen
     @app.task
     async def work() -> None: ...
 
-    with pytest.raises(ZeroDivisionError):
+    async def fail() -> None:
         async with app.running():
             await (await work.adelay())
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
     assert len(seen.of(WorkerStopped)) == 1

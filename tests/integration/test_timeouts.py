@@ -190,7 +190,9 @@ async def test_time_in_the_queue_does_not_count(app: App) -> None:
         assert await asyncio.gather(*handles) == [1] * 4
 
 
-async def test_a_wedged_loop_is_noticed_by_the_lease_thread(app: App, seen: Seen, start_worker: Callable[..., object]) -> None:
+async def test_a_wedged_loop_is_noticed_by_the_lease_thread(
+    app: App, seen: Seen, start_worker: Callable[..., object]
+) -> None:
     """A task that swallows its cancellation: settled only when it ends, and as what it is."""
     swallowed = asyncio.Event()
     go = asyncio.Event()
