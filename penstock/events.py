@@ -100,6 +100,20 @@ class Dropped(Event, frozen=True, kw_only=True):
     count: int
 
 
+class QueueLeftOut(Event, frozen=True, kw_only=True):
+    """A queue cannot be served for now: a key of it holds another type, or a right is missing. Nothing is lost."""
+
+    queue: str
+    error: str
+
+
+class EntryStuck(Event, frozen=True, kw_only=True):
+    """An entry of `queue` can be neither started nor settled, and stays pending: see `error`."""
+
+    queue: str
+    error: str
+
+
 class Reclaimed(Event, frozen=True, kw_only=True):
     """`count` deliveries of `queue` were taken over from workers that stopped renewing."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,10 @@ import redis
 
 from penstock.streams import keys
 from tests.servers import DEFAULT, SERVERS, Server, find_leaks
+from tests.topologies import cluster
+
+#: Name of the cluster among the servers.
+CLUSTER = "cluster"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,39 +57,54 @@ def binary(name: str) -> str:
     return found
 
 
-class _Running:
+class Running:
     """The servers of this pytest process, by name; each is started when first asked for."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._servers: dict[str, Server] = {}
+        self._stack = ExitStack()
+        self._nodes: list[Server] = []
+        self._turns: Iterator[Server] = iter(())
 
     def get(self, name: str) -> Server:
+        """The server of this name; `CLUSTER`: a primary of the cluster, each time another one."""
+        if name == CLUSTER:
+            self.cluster()
+            return next(self._turns)
         found = binary(name)
         if name not in self._servers:
             self._servers[name] = Server(found, self._directory / name).start()
         return self._servers[name]
 
+    def cluster(self) -> list[Server]:
+        """Three primaries, and a replica of each."""
+        if not self._nodes:
+            self._nodes = self._stack.enter_context(cluster(binary(DEFAULT), self._directory / CLUSTER, replicas=1))
+            self._turns = cycle(self._nodes[:3])
+        return self._nodes
+
     def stop(self) -> None:
+        self._stack.close()
         for server in self._servers.values():
             server.kill()
 
 
 @pytest.fixture(scope="session")
-def running_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Running]:
-    running = _Running(tmp_path_factory.mktemp("servers"))
+def running_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    running = Running(tmp_path_factory.mktemp("servers"))
     yield running
     running.stop()
 
 
 @pytest.fixture
-def server(request: pytest.FixtureRequest, running_servers: _Running) -> Server:
+def server(request: pytest.FixtureRequest, running_servers: Running) -> Server:
     """The server of most tests, shared with the others of this pytest process."""
     return running_servers.get(DEFAULT)
 
 
 @pytest.fixture(params=list(SERVERS))
-def any_server(request: pytest.FixtureRequest, running_servers: _Running) -> Server:
+def any_server(request: pytest.FixtureRequest, running_servers: Running) -> Server:
     """Each supported server in turn."""
     return running_servers.get(request.param)
 
@@ -120,14 +141,17 @@ def raw(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
 def namespace(request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace of the test's own. Afterwards every key in it must have a TTL or an owner."""
     server = _server_of(request)  # before the test's own fixtures, hence stopped after this check
-    name = f"t-{secrets.token_hex(6)}"
+    # On a cluster: one that this node serves, with its queue `q`, so that `raw` sees them.
+    name = next(n for _ in range(1000) if server.owns(n := f"t-{secrets.token_hex(6)}", f"{n}:q"))
     yield name
-    if not server.running:
-        return
-    server.resume()
-    with server.client() as client:
-        leaks = find_leaks(client, name, keys.PERMANENT)
-        for key in client.scan_iter(match=f"{{{name}*", count=1000):
-            client.unlink(key)
+    leaks: list[str] = []
+    for each in server.peers:
+        if not each.running:
+            return
+        each.resume()
+        with each.client() as client:
+            leaks += find_leaks(client, name, keys.PERMANENT)
+            for key in client.scan_iter(match=f"{{{name}*", count=1000):
+                client.unlink(key)
     if leaks and request.node.get_closest_marker("leaks") is None and not request.node.stash.get(_failed, True):
         pytest.fail(f"keys without TTL and without owner: {leaks}")

@@ -20,6 +20,7 @@ from typing import Any, TypeVar, overload
 import anyio
 import redis
 from redis.backoff import NoBackoff
+from redis.crc import key_slot
 from redis.retry import Retry
 
 T = TypeVar("T")
@@ -79,6 +80,11 @@ class Server:
         self.directory = directory
         self.options = options
         self.durable = durable
+        #: The slots of a cluster's primary.
+        self.slots: range | None = None
+        #: The URL to use instead of its own: of its cluster, whose primaries are `peers`.
+        self.shared_url = ""
+        self.peers: list[Server] = [self]
         self._port: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         directory.mkdir(parents=True, exist_ok=True)
@@ -90,7 +96,11 @@ class Server:
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return self.shared_url or f"redis://127.0.0.1:{self.port}/0"
+
+    def owns(self, *tags: str) -> bool:
+        """True if it serves the keys of all these hash tags."""
+        return self.slots is None or all(key_slot(tag.encode()) in self.slots for tag in tags)
 
     @property
     def pid(self) -> int:

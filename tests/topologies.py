@@ -28,7 +28,8 @@ def cluster(binary: str, directory: Path, primaries: int = 3, replicas: int = 0)
         for i, client in enumerate(clients):
             client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
             if i < primaries:
-                client.execute_command("CLUSTER", "ADDSLOTS", *range(i * share, min(16384, (i + 1) * share)))
+                nodes[i].slots = range(i * share, min(16384, (i + 1) * share))
+                client.execute_command("CLUSTER", "ADDSLOTS", *nodes[i].slots)
             if i:
                 client.execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
         known = f"cluster_known_nodes:{len(nodes)}\r".encode()
@@ -38,6 +39,9 @@ def cluster(binary: str, directory: Path, primaries: int = 3, replicas: int = 0)
         wait_until(lambda: all(_settled(client, primaries) for client in clients), timeout=30)
         for client in clients:
             client.close()
+        for node in nodes:
+            node.shared_url = "redis+cluster://" + ",".join(f"127.0.0.1:{other.port}" for other in nodes)
+            node.peers = nodes[:primaries]
         yield nodes
     finally:
         for node in nodes:

@@ -113,6 +113,7 @@ class Fetcher:
     async def _block(self, bases: frozenset[str]) -> bool:
         """False if the time was over and nothing had come."""
         self._waiting_for = bases
+        reads: list[asyncio.Future[bool]] = []
         self._unblocking = None  # one that is still under way is for the read before, and ends none but that
         try:
             if self._stopping:
@@ -126,6 +127,10 @@ class Fetcher:
             await asyncio.wait(reads)
             results = [read.result() for read in reads]  # all of them: one may have failed
             return any(results)
+        except asyncio.CancelledError:  # the worker is torn down, and nobody is left to run what they bring
+            for read in reads:
+                read.cancel()
+            raise
         finally:
             self._waiting_for = frozenset()
 
@@ -149,7 +154,7 @@ class Fetcher:
             dropped = batch.read - len(batch.deliveries)
             if dropped:
                 self._state.observers.emit(Dropped(queue=queue, count=dropped))
-            self._intake.accept_all(batch)
+            self._intake.accept_all(queue, batch)
         return batch.read
 
     async def _adopt_orphans(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from penstock.consumers.attempt import Attempt
 from penstock.consumers.outcome import Failed, Outcome, Released, Unknown
@@ -12,8 +11,6 @@ from penstock.consumers.state import WorkerState
 from penstock.streams.consume import Batch, Delivery
 from penstock.streams.message import VERSION, Failure, Message, decode_message
 from penstock.tasks.task import AnyTask
-
-log = logging.getLogger("penstock.worker")
 
 
 class Intake:
@@ -25,10 +22,10 @@ class Intake:
         #: Attempts that have their slot and wait for a runner, for less than a turn of the loop.
         self.ready: asyncio.Queue[Attempt] = asyncio.Queue()
 
-    def accept_all(self, batch: Batch) -> None:
+    def accept_all(self, queue: str, batch: Batch) -> None:
         """Accept each delivery of a batch; one that fails does not keep the others."""
         if batch.problem:
-            log.error("an entry cannot be started and stays pending: %s", batch.problem)
+            self._state.entry_stuck(queue, f"cannot be started: {batch.problem}")
         for delivery in batch.deliveries:
             self.accept(delivery)
 

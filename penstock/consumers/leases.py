@@ -54,21 +54,29 @@ class Leases:
     def start(self) -> None:
         self._thread.start()
 
+    def end(self) -> None:
+        """Have the thread end; waits for nothing."""
+        self._stopping.set()
+
     def stop(self) -> None:
         """End the thread; blocks for as long as a renewal takes."""
-        self._stopping.set()
+        self.end()
         self._thread.join(timeout=self._state.settings.command_timeout)
-        self._client.close()
 
     def _run(self) -> None:
         next_renewal = time.monotonic() + self._interval
         self._ping()
         while not self._stopping.wait(self._tick):
-            self._watch_loop()
-            self._on_beat(self._kill_at())
-            if time.monotonic() >= next_renewal:
-                # After a failure at once again: two thirds of the lease are left to get through.
-                next_renewal = time.monotonic() + (self._interval if self.once() else 0.0)
+            try:
+                self._watch_loop()
+                self._on_beat(self._kill_at())
+                if time.monotonic() >= next_renewal:
+                    # After a failure at once again: two thirds of the lease are left to get through.
+                    next_renewal = time.monotonic() + (self._interval if self.once() else 0.0)
+            except Exception:
+                # Without this thread all that runs here would be run elsewhere, too. A bug is loud, and bounded.
+                log.exception("renewing failed; it goes on in %.1f s", self._tick)
+        self._client.close()
 
     def once(self) -> bool:
         """Renew everything in flight; False if the server did not answer."""
@@ -142,7 +150,7 @@ class Leases:
         self._ping()
 
     def _report_block(self, seconds: float) -> None:
-        attempts = [a for a in self._state.in_flight.all() if a.coro is not None and a.coro.cr_running]
+        attempts = [a for a in self._state.in_flight.all() if getattr(a.coro, "cr_running", False)]
         names = tuple(f"{a.name} ({a.delivery.id})" for a in attempts)
         frame = sys._current_frames().get(self._loop_thread)
         stack = "".join(traceback.format_stack(frame)[-8:]) if frame is not None else ""

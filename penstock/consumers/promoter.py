@@ -55,7 +55,7 @@ class Promoter:
             return jittered(BACKSTOP)
         answer = await self._state.client.run(consume.promote(base, BATCH))
         if answer.problem:
-            log.error("a task of %s that is due stays parked: %s", self._state.queues[base], answer.problem)
+            self._state.entry_stuck(self._state.queues[base], f"a parked task cannot be promoted: {answer.problem}")
             return 1.0
         if answer.moved:
             self._state.observers.emit(Promoted(queue=self._state.queues[base], count=answer.moved))

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import math
 import time
 from collections.abc import Callable
+from typing import Any
+
+from anyio import current_effective_deadline
 
 from penstock.consumers.attempt import Attempt, Stop
 from penstock.consumers.intake import Intake
@@ -20,12 +24,13 @@ from penstock.consumers.outcome import (
     Succeeded,
     Unknown,
     decide,
+    describe,
 )
 from penstock.consumers.processes import Job
 from penstock.consumers.settler import Settler
 from penstock.consumers.state import WorkerState
 from penstock.consumers.threads import ThreadStuck
-from penstock.errors import HardTimeout, InvalidArguments, UnencodableResult
+from penstock.errors import HardTimeout, InvalidArguments, TaskControl, UnencodableResult
 from penstock.events import Started
 from penstock.events import ThreadStuck as ThreadStuckEvent
 from penstock.tasks.context import Context, set_current
@@ -57,14 +62,21 @@ class Runner:
 
     async def run(self) -> None:
         """Run attempts one after another, for ever."""
+        me = asyncio.current_task()
+        assert me is not None
         while True:
             await self.once(await self._ready.get())
+            if me.cancelling():
+                await _take_back_cancellations(me)
 
     async def once(self, attempt: Attempt) -> None:
         """Run one attempt and hand its outcome over."""
         outcome: Outcome | None = Released()
         try:
             outcome = await self._outcome(attempt)
+        except Exception as error:  # a bug, or a log handler of the user's: it must not end the worker
+            log.exception("%s: its end could not be told from its error", attempt.delivery.id)
+            outcome = Failed(describe(error))
         finally:
             # Also when the worker itself is being torn down: then the task goes back.
             self.end(attempt, outcome)
@@ -96,13 +108,12 @@ class Runner:
             if attempt.is_stopped():
                 return _stopped(attempt)
             outcome = decide(HardTimeout(str(stuck)), attempt.policy(), context.attempt)
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            # The user's code awaited something that was cancelled: its own failure, not the worker's.
-            outcome = decide(error, attempt.policy(), context.attempt)
         except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and _worker_is_torn_down():
+                raise
+            if attempt.is_stopped() and not isinstance(error, TaskControl):
+                return _stopped(attempt)  # whatever the code makes of being stopped
+            # A CancelledError: the code awaited something that was cancelled, or has cancelled itself.
             outcome = decide(error, attempt.policy(), context.attempt)
         if not isinstance(outcome, Succeeded):
             _log(context, outcome)
@@ -129,7 +140,7 @@ class Runner:
         try:
             args, kwargs = task.codec.decode_args(message.args)
         except InvalidArguments as error:
-            return Unknown(str(error))
+            return Unknown(describe(error).message)
         if task.config.bind:
             args = (context, *args)
         invoke = self._invoker.on_loop if attempt.kind == "async" else self._invoker.in_thread
@@ -193,6 +204,23 @@ class Runner:
             ThreadStuckEvent(id=d.id, name=attempt.name, queue=d.queue, priority=d.priority, overdue=stuck.overdue)
         )
         self._on_stuck(f"a thread of {attempt.name} does not stop")
+
+
+def _worker_is_torn_down() -> bool:
+    """The task group of the duties was cancelled. `Task.cancelling` would also count what users' code does."""
+    return current_effective_deadline() == -math.inf
+
+
+async def _take_back_cancellations(me: asyncio.Task[Any]) -> None:
+    """A runner outlives its attempts: what one of them has cancelled, itself, must not hit the next."""
+    while me.cancelling():
+        me.uncancel()
+    try:
+        # Before CPython 3.13 `uncancel` leaves a cancellation that was not delivered yet to the next await.
+        await asyncio.sleep(0)
+    except asyncio.CancelledError:
+        if _worker_is_torn_down():
+            raise
 
 
 def _stopped(attempt: Attempt) -> Outcome | None:

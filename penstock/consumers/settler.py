@@ -138,7 +138,7 @@ class Settler:
                 self._state.link.down(ServerOutOfMemory(answer))
                 return True
             # Somebody else's key is in the way. Dropped here, the entry stays pending: nothing is lost.
-            log.error("%s cannot be settled and stays pending: %s", attempt.delivery.id, answer)
+            self._state.entry_stuck(attempt.delivery.queue, f"{attempt.delivery.id} cannot be settled: {answer}")
             answer = Settled.LATE
         elif answer is Settled.GIVEN_UP:
             assert isinstance(outcome, Unknown)

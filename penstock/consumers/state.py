@@ -11,7 +11,7 @@ from penstock.consumers.attempt import InFlight
 from penstock.consumers.duty import Link
 from penstock.consumers.slots import Slots
 from penstock.errors import BrokerError, PermissionDenied, WrongKeyType
-from penstock.events import Observers
+from penstock.events import EntryStuck, Observers, QueueLeftOut
 from penstock.settings import Settings
 from penstock.streams import keys
 from penstock.streams.client import AsyncClient
@@ -67,7 +67,13 @@ class WorkerState:
         now = time.monotonic()
         return [base for base in self.queues if self._unusable.get(base, 0.0) <= now]
 
+    def entry_stuck(self, queue: str, error: str) -> None:
+        """An entry, or a parked task, stays where it is because of `error`. Logged and told."""
+        log.error("queue %s: %s; it stays where it is", queue, error)
+        self.observers.emit(EntryStuck(queue=queue, error=error))
+
     def leave_out(self, base: str, error: BrokerError) -> None:
         """Somebody else's key or a missing right is in the way of this queue: the others must not suffer."""
         log.error("queue %s cannot be served, again in %.0f s: %s", self.queues[base], LEAVE_OUT, error)
+        self.observers.emit(QueueLeftOut(queue=self.queues[base], error=str(error)))
         self._unusable[base] = time.monotonic() + LEAVE_OUT

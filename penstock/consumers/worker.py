@@ -135,30 +135,34 @@ class Worker:
         link = state.link
 
         await self._connect(state)  # outside the group: what it raises must not come as an exception group
-        async with anyio.create_task_group() as duties:
-            for _ in range(runners):
-                duties.start_soon(runner.run)
-            duties.start_soon(every, settler.once, link, settler.bell)
-            duties.start_soon(every, heartbeat.once, link)
-            duties.start_soon(every, Control(state, promoter).once, link)
-            duties.start_soon(every, promoter.once, link, promoter.bell)
-            duties.start_soon(every, reclaimer.once, link, reclaimer.bell)
-            duties.start_soon(every, fetcher.once, link)
-            duties.start_soon(every, watch.once, link)
-            leases.start()
-            self._tell_ready(state)
+        try:
+            async with anyio.create_task_group() as duties:
+                for _ in range(runners):
+                    duties.start_soon(runner.run)
+                duties.start_soon(every, settler.once, link, settler.bell)
+                duties.start_soon(every, heartbeat.once, link)
+                duties.start_soon(every, Control(state, promoter).once, link)
+                duties.start_soon(every, promoter.once, link, promoter.bell)
+                duties.start_soon(every, reclaimer.once, link, reclaimer.bell)
+                duties.start_soon(every, fetcher.once, link)
+                duties.start_soon(every, watch.once, link)
+                leases.start()
+                self._tell_ready(state)
 
-            await self._stopping.wait()
-            log.info("stopping: %d tasks in flight", len(state.in_flight))
-            await fetcher.stop()
-            await reclaimer.stop()
-            await self._finish(state, settler, runner)
-            duties.cancel_scope.cancel()
+                await self._stopping.wait()
+                log.info("stopping: %d tasks in flight", len(state.in_flight))
+                await fetcher.stop()
+                await reclaimer.stop()
+                await self._finish(state, settler, runner)
+                duties.cancel_scope.cancel()
+        finally:  # also when all of it is cancelled: what nobody runs must not go on being renewed
+            leases.end()
+            with anyio.CancelScope(shield=True):
+                await fetcher.aclose()
 
         await asyncio.to_thread(leases.stop)
         with suppress(BrokerError):
             await heartbeat.end()
-        await fetcher.aclose()
 
     async def _connect(self, state: WorkerState) -> None:
         """Wait for a server that is not there yet; raise for one that is too old or refuses us."""

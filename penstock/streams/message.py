@@ -8,21 +8,25 @@ released version are kept in the tests.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 VERSION = 1
 
+# No producer of ours sends other numbers. Somebody else's NaN would break a timer, or a whole batch that it is
+# settled with; so what carries one is no message.
+_Seconds = Annotated[float, msgspec.Meta(ge=0, lt=1e10)]
+
 
 class RetrySpec(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     """A retry policy on the wire: for one call, or for a task whose code the producer has not got."""
 
-    max_retries: int
-    delay: float = 1.0
-    backoff: float = 2.0
-    max_delay: float = 3600.0
-    jitter: float = 1.0
+    max_retries: Annotated[int, msgspec.Meta(ge=-1, lt=2**31)]
+    delay: _Seconds = 1.0
+    backoff: Annotated[float, msgspec.Meta(ge=1, le=1.7e308)] = 2.0
+    max_delay: _Seconds = 3600.0
+    jitter: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True, rename={
@@ -38,9 +42,9 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True, rename={
     args: msgspec.Raw = msgspec.Raw(b"\x80")
     version: int = VERSION
     #: Seconds.
-    timeout: float | None = None
+    timeout: _Seconds | None = None
     #: Seconds; 0: store no result.
-    result_ttl: float | None = None
+    result_ttl: _Seconds | None = None
     retry: RetrySpec | None = None
     meta: dict[str, Any] | None = None
 

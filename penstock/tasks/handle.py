@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Callable, Generator
 from typing import Any, Generic, TypeVar
 
@@ -69,6 +70,7 @@ class Handle(Generic[R_co]):
 
     def state(self) -> State:
         """Where the task is now. Raises `TaskNotFound`."""
+        self._check_sync("state")
         return self._results.record(self.id).state
 
     async def astate(self) -> State:
@@ -85,6 +87,7 @@ class Handle(Generic[R_co]):
 
     def info(self) -> TaskInfo:
         """State, times, attempts, worker and error. Raises `TaskNotFound`."""
+        self._check_sync("info")
         return self._results.record(self.id).info()
 
     async def ainfo(self) -> TaskInfo:
@@ -94,6 +97,7 @@ class Handle(Generic[R_co]):
     def cancel(self) -> bool:
         """Cancel the task, from any process: scheduled and queued at once, running as soon as its worker
         hears of it. False if it had ended already. Raises `TaskNotFound`."""
+        self._check_sync("cancel")
         answer = self._results.cancel(self.id)
         return answer.ended or answer.requested
 
@@ -127,6 +131,13 @@ class Handle(Generic[R_co]):
             )
         if self._sync_in_loop != "allow" and in_loop():
             raise SyncInAsync("get() would block the running event loop; use `await handle` or `await handle.aget()`")
+
+    def _check_sync(self, name: str) -> None:
+        if self._sync_in_loop != "allow" and in_loop():
+            text = f"{name}() blocks the running event loop for a round trip; use `await handle.a{name}()`"
+            if self._sync_in_loop == "error":
+                raise SyncInAsync(text)
+            warnings.warn(text, RuntimeWarning, stacklevel=3)
 
     def __repr__(self) -> str:
         return f"<Handle {self.id}>"

@@ -79,7 +79,7 @@ class RetryPolicy(msgspec.Struct, frozen=True):
             return False
         try:
             return _matches(self.on, error) and not _matches(self.never, error)
-        except Exception:
+        except BaseException:  # users' code may raise SystemExit, which would end the worker
             log.exception("retry filter failed for %r: not retried", error)
             return False
 
@@ -109,7 +109,7 @@ class RetryPolicy(msgspec.Struct, frozen=True):
             None if spec.max_retries == _FOREVER else spec.max_retries,
             spec.delay,
             spec.backoff,
-            spec.max_delay,
+            max(spec.delay, spec.max_delay),  # an error about somebody else's message would come too late
             spec.jitter,
             filters.on if filters else (Exception,),
             filters.never if filters else (),

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of verbs: a queue on each server."""
+"""Fixtures of the tests of verbs: a queue on each server, and on a cluster."""
 
 from __future__ import annotations
 
@@ -11,8 +11,22 @@ from penstock.settings import Settings
 from penstock.streams.client import SyncClient
 from penstock.streams.connection import Connector
 from penstock.streams.urls import resolve_url
+from tests.conftest import CLUSTER, Running
 from tests.contract.helpers import Queue
-from tests.servers import Server
+from tests.servers import SERVERS, Server
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "any_server" in metafunc.fixturenames:
+        # What is tested through a queue holds on a cluster, too; the rest is about single servers.
+        names = [*SERVERS, CLUSTER] if "q" in metafunc.fixturenames else list(SERVERS)
+        metafunc.parametrize("any_server", names, indirect=True)
+
+
+@pytest.fixture
+def any_server(request: pytest.FixtureRequest, running_servers: Running) -> Server:
+    """Each supported server in turn, and a node of a cluster."""
+    return running_servers.get(request.param)
 
 
 @pytest.fixture

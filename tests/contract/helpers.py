@@ -50,6 +50,10 @@ class Queue:
     def run(self, call: Call[T]) -> T:
         return self.client.run(call)
 
+    def sibling(self, name: str) -> Queue:
+        """Another queue of this namespace; on a cluster `raw` may be another node than its own."""
+        return Queue(self.raw, self.client, self.namespace, name)
+
     # Verbs
 
     def enqueue(self, *envelopes: Envelope, max_length: int = 0) -> list[Enqueued]:

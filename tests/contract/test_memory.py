@@ -24,10 +24,12 @@ MORE = {"redis-6.2": 50, "path": 50}
 
 
 def used(q: Queue) -> int:
-    """Bytes, without what the scripts have left in Lua (Redis 8 counts it) and the clients' buffers."""
+    """Bytes, without what the scripts have left in Lua (Redis 8 counts it) and the buffers of clients and replicas."""
     q.raw.script_flush("SYNC")
     info: Any = q.raw.info("memory")
-    return int(info["used_memory"]) - int(info["mem_clients_normal"])
+    # 7.0 and later have one buffer for backlog and replicas; it is in `mem_total_replication_buffers`.
+    replication = info.get("mem_total_replication_buffers", info["mem_replication_backlog"])
+    return int(info["used_memory"]) - int(info["mem_clients_normal"]) - int(replication)
 
 
 def send(q: Queue, prefix: str, count: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from penstock.errors import BrokerError, WrongKeyType
-from penstock.streams import consume, inspect, keys, produce, settle
+from penstock.streams import consume, inspect, produce, settle
 from penstock.streams.calls import Call
 from penstock.streams.client import AsyncClient
 from penstock.streams.connection import Connector
@@ -112,7 +112,7 @@ async def test_plain_commands_read_alike_in_both_clients(q: Queue, connector: Co
     client = AsyncClient(connector)
     made: list[Call[Any]] = [
         consume.next_due(q.base),
-        consume.occupied([q.base, keys.base(q.namespace, "none")]),
+        consume.occupied([q.base]),
         produce.dead_letters(q.base, 10),
         produce.dead_message(q.base, "dead-1"),
         produce.queue_names(q.namespace),

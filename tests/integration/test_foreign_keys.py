@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock import App, BrokerError, TaskFailed
+from penstock.events import QueueLeftOut
 from penstock.streams import keys
 from tests.integration.conftest import MakeApp
 from tests.integration.support import Seen
@@ -21,6 +22,7 @@ async def test_a_queue_whose_stream_is_no_stream_does_not_hold_up_the_others(
     make_app: MakeApp, raw: redis.Redis, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = make_app(lease=1.0)
+    seen = Seen(app)
 
     @app.task(name="good", queue="good")
     async def good() -> int:
@@ -37,6 +39,7 @@ async def test_a_queue_whose_stream_is_no_stream_does_not_hold_up_the_others(
         assert [await (await good.adelay()) for _ in range(5)] == [1] * 5
         with pytest.raises(BrokerError, match="WRONGTYPE"):
             await bad.adelay()
+        assert "WRONGTYPE" in seen.of(QueueLeftOut, queue="bad")[0].error
         raw.delete(stream)
         assert await (await bad.adelay()).aget(20) == 2  # served again by itself
 

@@ -31,9 +31,10 @@ end
 local out = {}
 for i = 5, #ARGV, 7 do out[#out + 1] = guarded(bury, i) end
 
-call('ZREMRANGEBYSCORE', DEAD, '-inf', now - dead_ttl)
-local surplus = call('ZCARD', DEAD) - most
-if surplus > 0 then
+local function trim()
+  call('ZREMRANGEBYSCORE', DEAD, '-inf', now - dead_ttl)
+  local surplus = call('ZCARD', DEAD) - most
+  if surplus < 1 then return end
   for _, key in ipairs(call('ZRANGE', DEAD, 0, surplus - 1)) do
     -- An id may have been sent anew since its record ran out: then these keys are the living task's.
     if redis.pcall('HGET', RECORD .. key, 's') == 'f' then
@@ -44,4 +45,6 @@ if surplus > 0 then
   end
   count('trimmed', '', surplus)
 end
+
+guarded(trim) -- if the key holds another type, the answers say so: as an error of the call they would be lost
 return out

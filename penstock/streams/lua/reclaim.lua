@@ -3,8 +3,11 @@
 -- one poison task cannot bury those that ran beside it. The other suspects stay claimable.
 -- XAUTOCLAIM also gives back one's own: either it runs here and its renewal is late, or the reply that
 -- brought it was lost. The worker knows which: such entries are in the reply, uncounted and unchanged.
+-- One step passes over any number of living entries if there are few enough of them, else over LOOK: a
+-- worker with one free slot must not need a round trip for each ten (XAUTOCLAIM looks at 10 x COUNT).
 -- KEYS  1 base
--- ARGV  1 consumer, 2 TTL in ms, 3 priority, 4 lease in ms, 5 cursor, 6 most entries, 7 suspects (0 or 1)
+-- ARGV  1 consumer, 2 TTL in ms, 3 priority, 4 lease in ms, 5 cursor, 6 most entries, 7 suspects (0 or 1),
+--       8 delivered entries up to which all are passed over in one step
 -- reply {now, entries taken, [priority, entry, key, message, retries, deliveries] flat, problem or '', next cursor, held}
 -- include: prelude
 local TTL = ARGV[2]
@@ -12,27 +15,40 @@ local TTL = ARGV[2]
 -- include: admit
 local me, priority, lease, suspects = ARGV[1], ARGV[3], ARGV[4], tonumber(ARGV[7])
 local stream, now, out, taken, held = STREAM .. priority, clock(), {}, 0, 0
+local cursor, most, looked, LOOK = ARGV[5], tonumber(ARGV[6]), 0, 1000
 
--- JUSTID leaves the delivery counter alone and names deleted entries on 6.2, too, where they would
--- otherwise come as nil and stay in the PEL for ever.
-local claimed = ask('XAUTOCLAIM', stream, 'w', me, lease, ARGV[5], 'COUNT', ARGV[6], 'JUSTID')
-for _, entry in ipairs(claimed[2] or {}) do
+local function take_over(entry)
   local e = call('XRANGE', stream, entry, entry)[1]
-  if not e then
-    call('XACK', stream, 'w', entry)
+  if not e then return call('XACK', stream, 'w', entry) end
+  local key, message = parse(e[2])
+  local deliveries, retries = started(key, entry, me)
+  if retries then
+    hand_out(out, priority, entry, key, message, retries, deliveries)
+  elseif deliveries >= 2 and suspects < 1 then
+    call('XCLAIM', stream, 'w', me, 0, entry, 'IDLE', lease, 'JUSTID')
+    held = held + 1
   else
-    local key, message = parse(e[2])
-    local deliveries, retries = started(key, entry, me)
-    if retries then
-      hand_out(out, priority, entry, key, message, retries, deliveries)
-    elseif deliveries >= 2 and suspects < 1 then
-      call('XCLAIM', stream, 'w', me, 0, entry, 'IDLE', lease, 'JUSTID')
-      held = held + 1
-    else
-      if deliveries >= 2 then suspects = suspects - 1 end
-      deliver(out, priority, entry, e[2], now, me)
-      taken = taken + 1
-    end
+    if deliveries >= 2 then suspects = suspects - 1 end
+    deliver(out, priority, entry, e[2], now, me)
+    taken = taken + 1
   end
 end
-return { now, taken, out, problem, claimed[1] or '0-0', held }
+
+-- XPENDING IDLE passes over a living entry in 0.06 us; XAUTOCLAIM needs 0.4 to 1.5 from 7.0 on, since it
+-- looks into the stream for each. But XPENDING does not stop before it has found one, hence the bound.
+local few = (ask('XPENDING', stream, 'w')[1] or 0) <= tonumber(ARGV[8])
+
+repeat
+  local next = few and ask('XPENDING', stream, 'w', 'IDLE', lease, cursor, '+', 1)
+  if next and #next == 0 then
+    cursor = '0-0'
+  else
+    local count = math.min(most - taken, LOOK / 10)
+    -- JUSTID leaves the delivery counter alone and names deleted entries on 6.2, too, where they would
+    -- otherwise come as nil and stay in the PEL for ever.
+    local claimed = ask('XAUTOCLAIM', stream, 'w', me, lease, next and next[1][1] or cursor, 'COUNT', count, 'JUSTID')
+    for _, entry in ipairs(claimed[2] or {}) do take_over(entry) end
+    cursor, looked = claimed[1] or '0-0', looked + 10 * count
+  end
+until cursor == '0-0' or taken >= most or looked >= LOOK
+return { now, taken, out, problem, cursor, held }
