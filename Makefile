@@ -4,12 +4,14 @@
 #   VENV     where it is kept
 #   ARGS     more arguments for pytest:  make test ARGS="-k retry -x"
 #   JOBS     test processes; auto: one for each core
+#   STORM    arguments of the storm:  make chaos STORM="--tasks 1000000 --seconds 1800 --report storm.md"
 
 SHELL := /bin/sh
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= auto
 ARGS ?=
+STORM ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 DECLARED := pyproject.toml constraints.txt
@@ -17,7 +19,7 @@ DECLARED := pyproject.toml constraints.txt
 .DEFAULT_GOAL := help
 # Two targets at once would install into one environment at once.
 .NOTPARALLEL:
-.PHONY: help demo test check format test-all-pythons clean
+.PHONY: help demo test failover chaos check format test-all-pythons clean
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -27,6 +29,13 @@ demo: $(VENV)/.runtime ## Index Python's standard library with two workers, and 
 
 test: $(VENV)/.dev ## Run all tests, against real servers (under 6 minutes)
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+failover: $(VENV)/.dev ## Kill primaries of a Cluster and behind Sentinel under load (2 minutes); prints the time without service
+	$(BIN)/python -m pytest -m "failover or not failover" tests/failover $(ARGS)
+
+chaos: $(VENV)/.dev ## Break every request once, then kill workers under load; nothing may be lost (5 minutes)
+	$(BIN)/python -m pytest -n $(JOBS) -m chaos tests/chaos $(ARGS)
+	$(BIN)/python -m tests.chaos.storm $(STORM)
 
 check: $(VENV)/.dev ## Formatter, linter, both type checkers, tests of layers, caps and public names
 	$(BIN)/ruff format --check .

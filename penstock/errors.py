@@ -8,7 +8,8 @@ PenstockError
 │   ├── InvalidArguments (TypeError)     the arguments do not fit the task's signature
 │   ├── PayloadTooLarge (ValueError)     the message is larger than ``max_payload``
 │   ├── QueueFull                        the queue holds ``max_length`` tasks
-│   └── IdTaken (ValueError)             another task has this id
+│   ├── IdTaken (ValueError)             another task has this id
+│   └── NotDurable                       it may have been enqueued, but not as safely as was asked
 ├── BrokerError                          the server answered with an error, or not at all
 │   ├── BrokerUnavailable (ConnectionError)
 │   ├── AuthenticationFailed
@@ -78,6 +79,30 @@ class QueueFull(SendError):
 
 class IdTaken(SendError, ValueError):
     """A task of another name was sent under this id, and its record still lives."""
+
+
+class NotDurable(SendError):
+    """The server has the task, but could not say in time that it is as safe as `durability` asks.
+
+    Unlike with other `SendError`s the task may have been enqueued, may run, and may be lost. Sending
+    the same id again is safe: it changes nothing if the task is there, and asks again. Where the
+    server cannot give such a promise at all, nothing was enqueued; the message says so.
+
+    Attributes:
+        ids: public ids of the calls of which this is said.
+        wanted: how many had to confirm: replicas; for ``"fsync"`` 1, the append-only file.
+        confirmed: how many have.
+    """
+
+    def __init__(self, message: str, wanted: int = 1, confirmed: int = 0, ids: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.wanted = wanted
+        self.confirmed = confirmed
+        self.ids = tuple(ids)
+
+    def of(self, ids: Sequence[str]) -> NotDurable:
+        """The same of these calls."""
+        return NotDurable(f"{', '.join(ids[:3])}{', ..' * (len(ids) > 3)}: {self}", self.wanted, self.confirmed, ids)
 
 
 class BrokerError(PenstockError):

@@ -19,6 +19,7 @@ from penstock.errors import ConfigurationError
 PRIORITIES = ("high", "default", "low")
 Priority = Literal["high", "default", "low"]
 SyncInLoop = Literal["error", "warn", "allow"]
+Durability = Literal["memory", "replicated", "fsync"]
 
 #: Namespaces and queue names; no ``{``, ``}`` or ``:``, which have a meaning in our keys.
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
@@ -63,12 +64,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     weight_low: int = 1
     #: Always empty the higher priority first; ``low`` may then starve.
     strict: bool = False
+    #: A worker does not start on a server that evicts keys, or that does not let it ask; else it warns.
+    strict_server: bool = False
     #: How long connecting may take.
     connect_timeout: float = 5.0
     #: How long the server may take to answer a command.
     command_timeout: float = 5.0
     #: How long a producer goes on trying while the server is away; 0: one try.
     retry_for: float = 15.0
+    #: Where a task must be before its sending returns: the server's memory, also that of `replicas`, or its disk.
+    durability: Durability = "memory"
+    #: Replicas that must confirm a task sent with ``durability="replicated"``.
+    replicas: int = 1
     #: What ``delay`` and ``get`` do when called inside a running event loop.
     sync_in_loop: SyncInLoop = "warn"
 
@@ -77,7 +84,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("lease", "connect_timeout", "command_timeout"):
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"{name} must be more than 0 seconds, not {getattr(self, name)!r}")
-        for name in ("max_deliveries", "dead_max", "max_payload", "max_result", "concurrency", *_WEIGHTS):
+        for name in ("max_deliveries", "dead_max", "max_payload", "max_result", "concurrency", "replicas", *_WEIGHTS):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} must be at least 1, not {getattr(self, name)!r}")
         for name, value in msgspec.structs.asdict(self).items():

@@ -22,6 +22,7 @@ PUBLIC = [
     "IdTaken",
     "InvalidArguments",
     "InvalidTask",
+    "NotDurable",
     "PayloadTooLarge",
     "PenstockError",
     "PermissionDenied",

@@ -28,8 +28,8 @@ def cluster(binary: str, directory: Path, primaries: int = 3, replicas: int = 0)
         for i, client in enumerate(clients):
             client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", i + 1)
             if i < primaries:
-                nodes[i].slots = range(i * share, min(16384, (i + 1) * share))
-                client.execute_command("CLUSTER", "ADDSLOTS", *nodes[i].slots)
+                slots = nodes[i].slots = range(i * share, min(16384, (i + 1) * share))
+                client.execute_command("CLUSTER", "ADDSLOTS", *slots)
             if i:
                 client.execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
         known = f"cluster_known_nodes:{len(nodes)}\r".encode()

@@ -34,6 +34,7 @@ class Broker(AbstractContextManager["Broker"]):
     def __init__(self, connector: Connector, settings: Settings) -> None:
         patience = settings.retry_for if connector.address.is_embedded else 0.0
         self.settings = msgspec.structs.replace(settings, retry_for=patience)
+        self.connector = connector
         self._clients = Clients(connector)
         self.results = Results(self._clients, Listener(connector, settings.namespace), self.settings)
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "demo": Lazy("penstock.cli.demo", "Index Python's standard library with two workers, and kill one on the way."),
     "queues": Lazy("penstock.cli.queues", "Show what each queue holds, and what became of its tasks."),
     "workers": Lazy("penstock.cli.workers", "Show the workers that live, and what they do."),
+    "doctor": Lazy("penstock.cli.doctor", "Check the server, the user's rights and the queues."),
     "info": Lazy("penstock.cli.tasks", "Show where a task is: state, times, attempts, worker, error."),
     "result": Lazy("penstock.cli.tasks", "Print a task's result."),
     "cancel": Lazy("penstock.cli.tasks", "Cancel tasks, wherever they are."),
@@ -95,6 +96,7 @@ def root(ctx: click.Context) -> None:
       penstock -A shop.tasks:app worker                     run all queues of an app's tasks
       penstock -A shop.tasks:app worker -Q mail -c 50 --workers 4
       penstock queues                                       what is waiting, running, dead
+      penstock doctor                                       what is wrong with server, rights, queues
       penstock info mail:receipt-42                         one task
       penstock dead list -Q mail                            what has failed, and why
       penstock dead redrive mail:receipt-42                 send it again

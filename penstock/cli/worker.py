@@ -30,7 +30,7 @@ log = logging.getLogger("penstock.worker")
 
 _LEVEL, _FORMAT = "PENSTOCK_LOG_LEVEL", "PENSTOCK_LOG_FORMAT"
 #: Options that are settings of the app.
-_SETTINGS = ("concurrency", "threads", "processes", "grace", "lease", "strict")
+_SETTINGS = ("concurrency", "threads", "processes", "grace", "lease", "strict", "strict_server")
 
 
 class Arguments(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +49,7 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
     grace: float | None
     lease: float | None
     strict: bool | None
+    strict_server: bool | None
 
     def options(self) -> WorkerOptions:
         """What one worker does."""
@@ -93,6 +94,10 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
 @click.option(
     "--strict/--no-strict", default=None,
     help="Always empty the higher priority first. Default: weighted, so that none starves.",
+)  # fmt: skip
+@click.option(
+    "--strict-server/--no-strict-server", default=None,
+    help="Do not start on a server that deletes keys when its memory is full. Default: warn.",
 )  # fmt: skip
 @click.option(
     "--max-tasks", type=click.IntRange(0), default=0, metavar="N", envvar="PENSTOCK_MAX_TASKS", show_envvar=True,

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+
 from penstock.consumers.attempt import Stop
 from penstock.consumers.promoter import Promoter
 from penstock.consumers.state import WorkerState
-from penstock.streams.control import listen
+from penstock.errors import BrokerError
+from penstock.streams.control import Told, listen
+
+log = logging.getLogger("penstock.worker")
+
+#: Seconds before listening again on a connection that was cut.
+AGAIN = 0.05
 
 
 class Control:
@@ -16,13 +24,23 @@ class Control:
         self._promoter = promoter
 
     async def once(self) -> float | None:
-        """Listen until the connection breaks, which raises `BrokerError`."""
-        state = self._state
-        async for told in listen(state.connector, list(state.queues)):
-            state.link.up()
-            if told.cancel is None:
-                self._promoter.look(told.base)
-            else:
-                for attempt in state.in_flight.find(told.base, told.cancel):
-                    attempt.request_stop(Stop.CANCELLED)
-        return 0.0
+        """Listen until the connection breaks; raises `BrokerError` if it could not even be made."""
+        heard = False
+        try:
+            async for told in listen(self._state.connector, list(self._state.queues)):
+                heard = True
+                self._state.link.up()
+                self._obey(told)
+        except BrokerError as error:
+            # Whether that was all the server's connections or this one, the next try tells.
+            if not heard:
+                raise
+            log.debug("listening again: %s", error)
+        return AGAIN
+
+    def _obey(self, told: Told) -> None:
+        if told.cancel is None:
+            self._promoter.look(told.base)
+        else:
+            for attempt in self._state.in_flight.find(told.base, told.cancel):
+                attempt.request_stop(Stop.CANCELLED)

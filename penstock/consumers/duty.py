@@ -6,13 +6,17 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
-from penstock.errors import BrokerError
+from penstock.errors import BrokerError, PermissionDenied, WrongKeyType
 from penstock.events import BrokerDown, BrokerUp, Observers
 from penstock.streams.client import pauses
+from penstock.streams.faults import was_silent
 
 log = logging.getLogger("penstock.worker")
+
+#: Longest pause (s) of a duty that lacks a right, or finds somebody else's key.
+REFUSED_PAUSE = 60.0
 
 
 class Bell:
@@ -40,10 +44,14 @@ class Bell:
 class Link:
     """What this worker knows of its server: whether it answers, and since when."""
 
-    def __init__(self, observers: Observers) -> None:
+    def __init__(self, observers: Observers, brief: float = 0.0) -> None:
         self._observers = observers
+        self._brief = brief
         self._down_since: float | None = None
-        #: Monotonic time at which the server answered again; 0: it never went away.
+        self._silent = False
+        #: Monotonic time at which the server answered again after it was away for more than `brief`
+        #: seconds, or stood still; 0: never. A connection that was only cut, and is there again, does not
+        #: make leases look old; and where it is cut again and again, nothing would ever be taken over.
         self.restored_at = 0.0
 
     @property
@@ -52,6 +60,7 @@ class Link:
 
     def down(self, error: BrokerError) -> None:
         """A call failed. Told and logged once per outage."""
+        self._silent = self._silent or was_silent(error)
         if self._down_since is None:
             self._down_since = time.monotonic()
             log.warning("the server does not answer as it should, trying again: %s", error)
@@ -60,28 +69,42 @@ class Link:
     def up(self) -> None:
         """A call succeeded."""
         if self._down_since is not None:
-            self.restored_at = time.monotonic()
-            away, self._down_since = self.restored_at - self._down_since, None
+            now = time.monotonic()
+            away, self._down_since = now - self._down_since, None
+            if self._silent or away > self._brief:
+                self.restored_at = now
+            self._silent = False
             log.warning("the server answers again after %.1f s", away)
             self._observers.emit(BrokerUp(seconds=away))
 
 
 async def every(once: Callable[[], Awaitable[float | None]], link: Link, bell: Bell | None = None) -> None:
     """Repeat `once`, which answers in how many seconds it wants to run again (None: when rung for)."""
-    bell = bell or Bell()
+    bell, name = bell or Bell(), getattr(once, "__qualname__", once)
     tries, failed = pauses(), False
+    refusals: Iterator[float] | None = None
     while True:
         try:
             pause = await once()
+            refusals = None
             if failed:  # only who has failed knows that the server is back: others may not have asked
                 link.up()
                 tries, failed = pauses(), False
+        except (PermissionDenied, WrongKeyType) as error:
+            # The server does answer, and perhaps never in another way: as an outage this would keep
+            # the reclaimer, which takes nothing over during one, from ever doing so.
+            if failed:
+                link.up()
+                tries, failed = pauses(), False
+            refusals = refusals or pauses(1.0, REFUSED_PAUSE)
+            pause = next(refusals)
+            log.error("%s is refused, again in %.0f s: %s", name, pause, error)
         except BrokerError as error:
             link.down(error)
             pause, failed = next(tries), True
         except Exception:
             # A duty must never end while the worker runs; a bug in one is loud, and bounded.
-            log.exception("%s failed; it goes on in a second", getattr(once, "__qualname__", once))
+            log.exception("%s failed; it goes on in a second", name)
             pause = 1.0
         await bell.wait(pause)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from penstock.consumers.duty import Bell
 from penstock.consumers.intake import Intake
@@ -58,8 +58,12 @@ class Fetcher:
         if self._stopping:
             return None
         if self._faulted:
-            await self._adopt_orphans()
-            self._faulted = False
+            self._faulted = False  # first: what is found out meanwhile counts
+            try:
+                await self._adopt_orphans()
+            except BrokerError:
+                self._faulted = True
+                raise
             return 0.0  # it has answered, so the outage is over: now, and not when the next read ends
         usable = self._state.usable()
         bases = [base for base in usable if self._state.slots.budget(self._state.queues[base]) > 0]
@@ -68,7 +72,7 @@ class Fetcher:
             return 0.0
         try:
             if self._dry == bases or not await self._fetch(bases):
-                self.idle = True
+                self.idle = bases == usable  # there may be work in a queue that has no free slot
                 self._dry = bases if not await self._block(frozenset(bases)) else []
         except BrokerError:
             self._faulted, self._dry = True, []
@@ -118,6 +122,8 @@ class Fetcher:
         try:
             if self._stopping:
                 return False
+            if self._faulted or self._has_room_beside(bases):
+                return True  # it came while the last fetch was under way, and nobody will end this read for it
             groups = [(reader, [b for b in group if b in bases]) for reader, group in self._readers]
             reads = [asyncio.ensure_future(self._read(reader, group)) for reader, group in groups if group]
             # A read is never cancelled (see `Reader`): the first to end lets the others end, too.
@@ -136,6 +142,8 @@ class Fetcher:
 
     async def _read(self, reader: Reader, group: Sequence[str]) -> bool:
         state = self._state
+        if self._stopping:  # since this read was planned: `stop` has seen nothing to end
+            return False
         arrivals = await reader.read([(base, priority) for base in group for priority in PRIORITIES])
         if arrivals is None:
             return False
@@ -166,22 +174,31 @@ class Fetcher:
                 d = attempt.delivery
                 running.setdefault((d.base, d.priority), []).append(d.entry)
             for base in state.usable():
-                queue = state.queues[base]
-                for priority in PRIORITIES:
-                    mine, room = running.get((base, priority), []), max(1, state.slots.budget(queue))
-                    call = consume.orphans(base, queue, state.consumer, priority, mine, room, state.settings.record_ttl)
-                    found = self._take(queue, await state.client.run(call))
-                    if found:
-                        log.warning("took up %d entries of %s that a lost reply had brought", found, queue)
+                try:
+                    await self._adopt_from(base, running)
+                except QUEUE_FAULTS as error:
+                    state.leave_out(base, error)
+
+    async def _adopt_from(self, base: str, running: Mapping[tuple[str, str], list[str]]) -> None:
+        state, queue = self._state, self._state.queues[base]
+        for priority in PRIORITIES:
+            mine, room = running.get((base, priority), []), max(1, state.slots.budget(queue))
+            call = consume.orphans(base, queue, state.consumer, priority, mine, room, state.settings.record_ttl)
+            found = self._take(queue, await state.client.run(call))
+            if found:
+                log.warning("took up %d entries of %s that a lost reply had brought", found, queue)
 
     def _on_freed(self) -> None:
         self._bell.ring()
-        waiting_for = self._waiting_for
-        if waiting_for and len(waiting_for) < len(self._state.queues):
-            slots, queues = self._state.slots, self._state.queues
-            # A queue without a free slot is not waited for; it has one now.
-            if any(slots.budget(queues[base]) > 0 for base in self._state.usable() if base not in waiting_for):
-                self._unblock()
+        if self._waiting_for and self._has_room_beside(self._waiting_for):
+            self._unblock()
+
+    def _has_room_beside(self, bases: frozenset[str]) -> bool:
+        """A queue without a free slot is not waited for; does one of these have one now?"""
+        state = self._state
+        if len(bases) == len(state.queues):
+            return False
+        return any(state.slots.budget(state.queues[base]) > 0 for base in state.usable() if base not in bases)
 
     def _unblock(self) -> None:
         self._bell.ring()

@@ -96,8 +96,8 @@ async def _end_of(worker: Worker, task: asyncio.Task[None]) -> BaseException | N
         while not task.done():
             try:
                 await asyncio.wait({task})
-            except asyncio.CancelledError as error:
-                cancelled = error
+            except asyncio.CancelledError as once_more:
+                cancelled = once_more
                 worker.stop()
     error = None if task.cancelled() else task.exception()
     if cancelled is not None:

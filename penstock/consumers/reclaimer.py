@@ -44,7 +44,7 @@ class Reclaimer:
         since = time.monotonic() - state.link.restored_at
         if not state.link.is_up or since < lease:
             # A server that stood still makes every lease look old. First the living renew and settle.
-            return lease - since if state.link.is_up else lease
+            return lease - since if state.link.is_up else min(1.0, lease / 3)  # it may be up again at once
         busy = await self._busy(state.usable())
         full = []
         for base in busy:

@@ -85,10 +85,10 @@ class Settler:
 
     async def _send(self, batch: Sequence[Item]) -> list[Item]:
         """One round trip for a batch; the items for which the server has no memory at the moment."""
-        groups = self._group(batch)
         self._sending = len(batch)
         unanswered: list[Item] = list(batch)
         try:
+            groups = self._group(batch)
             replies = await self._state.client.run_all([call for call, _ in groups])
             unanswered = []
             again: list[Item] = []
@@ -119,7 +119,7 @@ class Settler:
         if verb == "succeed":
             return settle.succeed(base, consumer, s.resend_window, [self._success(a, o) for a, o in items])
         if verb == "park":
-            parked = [(a.delivery, a.name, *_parking(o)) for a, o in items]
+            parked = [(a.delivery, a.name, *_parking(a, o)) for a, o in items]
             return settle.park(base, consumer, s.record_ttl, s.unknown_ttl, parked)
         ended = [(a.delivery, a.name, encode_failure(o.failure) if isinstance(o, Failed) else None) for a, o in items]
         return settle.bury(base, consumer, s.record_ttl, (s.dead_ttl, s.dead_max), ended)
@@ -164,7 +164,7 @@ _VERBS: dict[type, str] = {
 }
 
 
-def _parking(outcome: Outcome) -> tuple[float, str, str]:
+def _parking(attempt: Attempt, outcome: Outcome) -> tuple[float, str, str]:
     """(delay in s, kind, error) for ``park.lua``."""
     match outcome:
         case Retrying(delay, failure):
@@ -174,4 +174,4 @@ def _parking(outcome: Outcome) -> tuple[float, str, str]:
         case Unknown(error):
             return UNKNOWN_DELAY, "unknown", error
         case _:
-            return 0.0, "released", ""
+            return 0.0, "released" if attempt.kind else "unstarted", ""  # over-read: it never had a slot

@@ -51,7 +51,7 @@ class WorkerState:
         self.slots = slots
         self.in_flight = InFlight()
         self.observers = observers
-        self.link = Link(observers)
+        self.link = Link(observers, brief=settings.lease / 3)  # renewals come every third
         #: Held while entries change hands other than by a fetch, so that a reclaim and a search for
         #: orphans cannot both deliver the same entry.
         self.taking_over = asyncio.Lock()

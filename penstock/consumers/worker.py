@@ -19,6 +19,7 @@ from penstock.consumers.attempt import Attempt, Stop
 from penstock.consumers.control import Control
 from penstock.consumers.duty import every
 from penstock.consumers.fetcher import Fetcher
+from penstock.consumers.fitness import check_fitness
 from penstock.consumers.heartbeat import Heartbeat
 from penstock.consumers.intake import Intake
 from penstock.consumers.invoke import Invoker
@@ -165,10 +166,11 @@ class Worker:
             await heartbeat.end()
 
     async def _connect(self, state: WorkerState) -> None:
-        """Wait for a server that is not there yet; raise for one that is too old or refuses us."""
+        """Wait for a server that is not there yet; raise for one that is too old, refuses us or is not fit."""
         for pause in pauses():
             try:
                 await state.client.check_server()
+                await check_fitness(self._connector, list(state.queues), self._settings.strict_server)
             except BrokerUnavailable as error:
                 if self._connector.address.is_default or self._stopping.is_set():
                     raise

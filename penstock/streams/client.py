@@ -36,7 +36,10 @@ class _Client:
     _connector: Connector
 
     def _error(self, fault: BaseException) -> BrokerError:
-        return translate(fault, self._connector.display, self._connector.source)
+        error = translate(fault, self._connector.display, self._connector.source)
+        if error is not fault:
+            error.__cause__ = fault  # for `was_silent`: not every one of these is raised
+        return error
 
 
 class SyncClient(_Client):

@@ -1,18 +1,19 @@
-"""The clients of one process: a sync one for all threads, an async one for each event loop."""
+"""The clients of one process: a sync one for all threads, an async one for each event loop; and durable ones."""
 
 from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from redis.exceptions import ResponseError
 
 from penstock.errors import BrokerError
 from penstock.streams.client import AsyncClient, SyncClient
 from penstock.streams.connection import Connector, translate
+from penstock.streams.durable import Confirmation, DurableAsyncClient, DurableSyncClient
 
 T = TypeVar("T")
 
@@ -24,6 +25,9 @@ class Clients:
         self._connector = connector
         self._sync: SyncClient | None = None
         self._async = PerLoop(lambda: AsyncClient(connector), AsyncClient.aclose)
+        # On Cluster one for each queue, since each of them is a client for one node.
+        self._durable: dict[tuple[str, Confirmation], DurableSyncClient] = {}
+        self._async_durable: PerLoop[dict[tuple[str, Confirmation], DurableAsyncClient]] = PerLoop(dict, _aclose_all)
 
     @property
     def sync(self) -> SyncClient:
@@ -37,20 +41,47 @@ class Clients:
         """For the running event loop."""
         return self._async.get()
 
+    def sync_for(self, base: str, confirmation: Confirmation | None) -> SyncClient:
+        """`sync`, or one whose calls on the queue `base` return when that is confirmed."""
+        if confirmation is None:
+            return self.sync
+        key = (base if self._connector.is_cluster else "", confirmation)
+        if key not in self._durable:
+            self._durable.setdefault(key, DurableSyncClient(self._connector, base, confirmation))
+        return self._durable[key]
+
+    def of_loop_for(self, base: str, confirmation: Confirmation | None) -> AsyncClient:
+        """`of_loop`, or one as `sync_for`."""
+        if confirmation is None:
+            return self.of_loop
+        made = self._async_durable.get()
+        key = (base if self._connector.is_cluster else "", confirmation)
+        if key not in made:
+            made[key] = DurableAsyncClient(self._connector, base, confirmation)
+        return made[key]
+
     def item_error(self, text: str) -> BrokerError:
         """The error for one item of a batch, from the server's text."""
         return translate(ResponseError(text), self._connector.display, self._connector.source)
 
     def close(self) -> None:
-        """Close the sync client; the next use makes a new one."""
+        """Close the sync clients; the next use makes new ones."""
         sync, self._sync = self._sync, None
         if sync is not None:
             sync.close()
+        while self._durable:
+            self._durable.popitem()[1].close()
 
     async def aclose(self) -> None:
         """Close the running loop's client, and the sync one."""
         self.close()
+        await self._async_durable.aclose()
         await self._async.aclose()
+
+
+async def _aclose_all(clients: Mapping[Any, AsyncClient]) -> None:
+    for client in clients.values():
+        await client.aclose()
 
 
 class PerLoop(Generic[T]):

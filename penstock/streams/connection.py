@@ -127,13 +127,16 @@ class Connector:
         )
         return redis.asyncio.Redis.from_pool(pool)
 
-    def sync_node(self, base: str = "") -> redis.Redis:
-        """A client for the node that owns the slot of `base`; without Cluster, for the server."""
-        return self._sync_node(base)
+    def sync_node(self, base: str = "", patience: float = 0.0) -> redis.Redis:
+        """A client for the node that owns the slot of `base`; without Cluster, for the server.
 
-    def async_node(self, base: str = "") -> redis.asyncio.Redis:
+        It waits `patience` seconds longer than `command_timeout` for an answer.
+        """
+        return self._sync_node(base, patience)
+
+    def async_node(self, base: str = "", patience: float = 0.0) -> redis.asyncio.Redis:
         """`sync_node`, async."""
-        return self._async_node(base)
+        return self._async_node(base, patience)
 
     def pubsub_client(self) -> redis.Redis:
         """A client whose `pubsub()` hears every channel: any node of a cluster will do.
@@ -147,22 +150,24 @@ class Connector:
         """`pubsub_client`, async."""
         return self._async_node()
 
-    def _sync_node(self, base: str = "") -> redis.Redis:
+    def _sync_node(self, base: str = "", patience: float = 0.0) -> redis.Redis:
+        timeout = self._settings.command_timeout + patience
         make: Any = redis.BlockingConnectionPool  # redis-py 8.1 has no types here
         pool = make(
             max_connections=POOL,
             retry=no_retry(),
-            timeout=self._settings.command_timeout,
-            **self._connection_options(SYNC_CLASSES, base),
+            timeout=timeout,
+            **self._connection_options(SYNC_CLASSES, base, socket_timeout=timeout),
         )
         return redis.Redis.from_pool(pool)
 
-    def _async_node(self, base: str = "") -> redis.asyncio.Redis:
+    def _async_node(self, base: str = "", patience: float = 0.0) -> redis.asyncio.Redis:
+        timeout = self._settings.command_timeout + patience
         pool: Any = redis.asyncio.BlockingConnectionPool(
             max_connections=POOL,
             retry=no_async_retry(),
-            timeout=self._settings.command_timeout,
-            **self._connection_options(ASYNC_CLASSES, base),
+            timeout=timeout,
+            **self._connection_options(ASYNC_CLASSES, base, socket_timeout=timeout),
         )
         return redis.asyncio.Redis.from_pool(pool)
 

@@ -77,7 +77,7 @@ def fetch(
     args: list[Arg] = [consumer, budget, ms(ttl)]
     for priority, quota in quotas:
         args += (priority, quota)
-    return Call(_FETCH, (base,), args, lambda r: _batch(base, queue, r))
+    return Call(_FETCH, keys.routed(base), args, lambda r: _batch(base, queue, r))
 
 
 def admit(base: str, queue: str, consumer: str, entries: Iterable[tuple[str, str]], ttl: float) -> Call[Batch]:
@@ -85,7 +85,7 @@ def admit(base: str, queue: str, consumer: str, entries: Iterable[tuple[str, str
     args: list[Arg] = [consumer, ms(ttl)]
     for priority, entry in entries:
         args += (priority, entry)
-    return Call(_ADMIT, (base,), args, lambda r: _batch(base, queue, r))
+    return Call(_ADMIT, keys.routed(base), args, lambda r: _batch(base, queue, r))
 
 
 def orphans(
@@ -93,7 +93,7 @@ def orphans(
 ) -> Call[Batch]:
     """Up to `limit` entries that `consumer` owns and that are not `running` in it."""
     args: list[Arg] = [consumer, ms(ttl), priority, limit, *running]
-    return Call(_ORPHANS, (base,), args, lambda r: _batch(base, queue, r))
+    return Call(_ORPHANS, keys.routed(base), args, lambda r: _batch(base, queue, r))
 
 
 class Sweep(msgspec.Struct, frozen=True):
@@ -105,7 +105,7 @@ class Sweep(msgspec.Struct, frozen=True):
     cursor: str
     limit: int
     suspects: int
-    #: A step passes over all living entries if no more than these were delivered (1.2 ms of the server's time),
+    #: A step passes over all living entries if no more than these were delivered (1 to 3 ms of the server's time),
     #: else over 1000 (1.5 ms).
     scan: int = 20_000
 
@@ -122,7 +122,7 @@ def reclaim(base: str, queue: str, consumer: str, sweep: Sweep, ttl: float) -> C
 
     s = sweep
     args = (consumer, ms(ttl), s.priority, ms(s.lease), s.cursor, s.limit, s.suspects, s.scan)
-    return Call(_RECLAIM, (base,), args, read)
+    return Call(_RECLAIM, keys.routed(base), args, read)
 
 
 def renew(base: str, consumer: str, held: Sequence[tuple[str, str, bytes]]) -> Call[tuple[list[int], list[int]]]:
@@ -130,7 +130,7 @@ def renew(base: str, consumer: str, held: Sequence[tuple[str, str, bytes]]) -> C
     args: list[Arg] = [consumer]
     for triple in held:
         args += triple
-    return Call(_RENEW, (base,), args, lambda r: (r[0], r[1]))
+    return Call(_RENEW, keys.routed(base), args, lambda r: (r[0], r[1]))
 
 
 class Promoted(msgspec.Struct, frozen=True):
@@ -149,7 +149,7 @@ def promote(base: str, limit: int) -> Call[Promoted]:
         assert isinstance(wait, int)
         return Promoted(moved, None if wait < 0 else wait / 1000, problem[1:].decode())  # type: ignore[arg-type,index]
 
-    return Call(_PROMOTE, (base,), (limit,), read)
+    return Call(_PROMOTE, keys.routed(base), (limit,), read)
 
 
 def next_due(base: str) -> Call[float | None]:
@@ -179,7 +179,7 @@ def occupied(bases: Sequence[str]) -> Call[set[str]]:
 
 def retire(base: str, idle: float, consumers: Sequence[str] = ()) -> Call[int]:
     """Delete consumers (all without names) that own nothing and were idle for `idle` seconds."""
-    return Call(_RETIRE, (base,), (ms(idle), *consumers), int)
+    return Call(_RETIRE, keys.routed(base), (ms(idle), *consumers), int)
 
 
 def heartbeat(namespace: str, consumer: str, about: bytes, ttl: float, queues: Sequence[str]) -> Call[list[str]]:

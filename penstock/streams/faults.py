@@ -141,6 +141,12 @@ def _check_refusal(error: redis.ResponseError) -> None:
         raise error
 
 
+def was_silent(error: BaseException) -> bool:
+    """True if the server did not answer in time: it may have stood still for as long as we waited.
+    Else a connection was refused or cut, which says nothing of the kind."""
+    return any(isinstance(each, redis.TimeoutError | TimeoutError) for each in _chain(error))
+
+
 def _unreachable(exc: BaseException) -> bool:
     if isinstance(exc, ClusterError | TryAgainError | AskError | MovedError):
         return True

@@ -7,10 +7,10 @@ from collections import defaultdict
 import msgspec
 
 from penstock.streams import keys
-from penstock.streams.calls import Call, command
+from penstock.streams.calls import Call, command, ms
 from penstock.streams.scripts import load
 
-_INSPECT, _WORKERS = load("inspect"), load("workers")
+_INSPECT, _WORKERS, _STUCK = load("inspect"), load("workers"), load("stuck")
 
 
 class Lane(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +55,20 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
         return sum(self.counters.get(outcome, {}).values())
 
 
+class Stuck(msgspec.Struct, frozen=True):
+    """Entries of one priority that nobody renews: how many (at most `STUCK_MOST` are counted), the longest
+    time (s) without renewal, and the consumer of that one."""
+
+    priority: str
+    count: int
+    idle: float
+    consumer: str
+
+
+#: Entries counted per priority.
+STUCK_MOST = 1000
+
+
 class Heard(msgspec.Struct, frozen=True):
     """A worker, how long ago (s) its last heartbeat was, and what it said (msgpack; empty: forgotten)."""
 
@@ -78,7 +92,7 @@ def queue_stats(base: str, queue: str) -> Call[QueueStats]:
             counters=_counters(counters),  # type: ignore[arg-type]
         )
 
-    return Call(_INSPECT, (base,), (), read)
+    return Call(_INSPECT, keys.routed(base), (), read)
 
 
 def _lane(now: int, fields: list[object]) -> Lane:
@@ -108,7 +122,17 @@ def workers(namespace: str) -> Call[list[Heard]]:
             for i in range(0, len(rest), 3)
         ]
 
-    return Call(_WORKERS, (keys.workers(namespace),), (keys.worker(namespace, ""),), read)
+    return Call(_WORKERS, keys.routed(keys.workers(namespace)), (keys.worker(namespace, ""),), read)
+
+
+def stuck(base: str, idle: float) -> Call[list[Stuck]]:
+    """Delivered entries of a queue that were not renewed for `idle` seconds."""
+
+    def read(reply: list[object]) -> list[Stuck]:
+        rows = [reply[i : i + 4] for i in range(0, len(reply), 4)]
+        return [Stuck(p.decode(), n, t / 1000, c.decode(errors="replace")) for p, n, t, c in rows]  # type: ignore[attr-defined,arg-type,operator]
+
+    return Call(_STUCK, keys.routed(base), (ms(idle), STUCK_MOST), read)
 
 
 def died_at(base: str, key: str) -> Call[float | None]:

@@ -16,6 +16,17 @@ def base(namespace: str, queue: str) -> str:
     return f"{{{namespace}:{queue}}}"
 
 
+def routed(base: str) -> tuple[str, str]:
+    """KEYS of a script: the key that routes it, and a name beside it that is never stored either.
+
+    While a slot moves from one node to another (SETSLOT MIGRATING, MIGRATE), a script with one missing
+    key is sent to the new node (ASK), which would begin new streams beside those that are still to come:
+    MIGRATE then fails, or replaces one by the other. With two missing keys the new node answers
+    TRYAGAIN, and the queue stands still for as long as its slot is on the way.
+    """
+    return base, f"{base}:"
+
+
 def stream(base: str, priority: str) -> str:
     """Stream, group ``w``: ready work; fields ``k`` (key) and ``m`` (message). Lives with the queue."""
     return f"{base}:s:{priority}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -56,7 +57,7 @@ def enqueue(base: str, envelopes: Sequence[Envelope], max_length: int = 0) -> Ca
     args: list[Arg] = [max_length]
     for e in envelopes:
         args += (e.key, e.name, e.priority, e.due, e.expires, e.message)
-    return Call(_ENQUEUE, (base,), args, _read_enqueued)
+    return Call(_ENQUEUE, keys.routed(base), args, _read_enqueued)
 
 
 def _read_enqueued(reply: list[bytes | int]) -> list[Enqueued]:
@@ -90,7 +91,7 @@ def read_record(base: str, id: str, key: str, listener: str = "") -> Call[Record
         assert isinstance(fields, list)
         return Record(id, dict(zip(fields[::2], fields[1::2], strict=True)), stored)  # type: ignore[arg-type]
 
-    return Call(_READ, (base,), (key, listener), read)
+    return Call(_READ, keys.routed(base), (key, listener), read)
 
 
 class Cancellation(msgspec.Struct, frozen=True):
@@ -109,7 +110,7 @@ def cancel(base: str, task_keys: Sequence[str], ttl: float) -> Call[list[Cancell
     def read(reply: list[bytes]) -> list[Cancellation]:
         return [Cancellation(r == b"C", r == b"R", r == b"", failed(r)) for r in reply]
 
-    return Call(_CANCEL, (base,), (ms(ttl), *task_keys), read)
+    return Call(_CANCEL, keys.routed(base), (ms(ttl), _token(), *task_keys), read)
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -142,6 +143,10 @@ def dead_message(base: str, key: str) -> Call[bytes | None]:
 def redrive(base: str, task_keys: Sequence[str] = (), limit: int = 1000) -> Call[tuple[int, list[str]]]:
     """Send dead letters again (the oldest `limit` without keys): how many, and keys that are none
     or cannot be sent."""
-    return Call(
-        _REDRIVE, (base,), (limit, *task_keys), lambda r: (int(r[0]), [k.decode(errors="replace") for k in r[1]])
-    )
+    args: list[Arg] = [limit, _token(), *task_keys]
+    return Call(_REDRIVE, keys.routed(base), args, lambda r: (int(r[0]), [k.decode(errors="replace") for k in r[1]]))
+
+
+def _token() -> str:
+    """Tells a call that is sent again, since its reply was lost, from another call."""
+    return secrets.token_urlsafe(6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import Enum, auto
 
+from penstock.streams import keys
 from penstock.streams.calls import Arg, Call, failed, ms
 from penstock.streams.consume import Delivery
 from penstock.streams.scripts import load
@@ -41,7 +42,7 @@ def succeed(
     args: list[Arg] = [consumer, ms(window)]
     for d, name, ttl, value in items:
         args += (d.priority, d.entry, d.raw_key, name, round(ttl * 1000), value)
-    return Call(_SUCCEED, (base,), args, _answers)
+    return Call(_SUCCEED, keys.routed(base), args, _answers)
 
 
 def park(
@@ -51,7 +52,7 @@ def park(
     args: list[Arg] = [consumer, ms(ttl), ms(give_up)]
     for d, name, delay, kind, error in items:
         args += (d.priority, d.entry, d.raw_key, name, d.message, ms(delay), kind, short(error))
-    return Call(_PARK, (base,), args, _answers)
+    return Call(_PARK, keys.routed(base), args, _answers)
 
 
 def bury(
@@ -63,7 +64,7 @@ def bury(
         # An entry that is no message of ours has no key: it gets one, so that it can be looked at.
         key = d.raw_key or f"undecodable-{d.priority}-{d.entry}"
         args += (d.priority, d.entry, key, name, "c" if failure is None else "f", failure or b"", d.message)
-    return Call(_BURY, (base,), args, _answers)
+    return Call(_BURY, keys.routed(base), args, _answers)
 
 
 def short(error: str) -> bytes:

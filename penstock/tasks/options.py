@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Literal, Self, TypeAlias, TypedDict
+from typing import Any, ClassVar, Literal, Self, TypeAlias, TypedDict, get_args
 
 import msgspec
 
 from penstock.errors import ConfigurationError
-from penstock.settings import Priority, check_name, check_priority, did_you_mean, seconds
+from penstock.settings import Durability, Priority, check_name, check_priority, did_you_mean, seconds
 from penstock.tasks.retry import RetryPolicy
 
 RunIn = Literal["async", "thread", "process"]
 Seconds: TypeAlias = float | timedelta
 
+_DURABILITIES = get_args(Durability)
 _RUNS = ("async", "thread", "process")
 _LONGEST_ID = 200
 _unset: Any = msgspec.UNSET
@@ -52,6 +53,7 @@ class CallOptionsDict(TypedDict, total=False):
     retry: RetryPolicy | None
     result_ttl: Seconds | None
     meta: Mapping[str, Any] | None
+    durability: Durability | None
 
 
 class _Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,6 +150,8 @@ class CallOptions(_Options, frozen=True, kw_only=True):
     result_ttl: float | None = None
     #: Plain data that the task sees as ``ctx.meta``; copied.
     meta: dict[str, Any] | None = None
+    #: Where it must be before its sending returns: ``"memory"``, ``"replicated"`` or ``"fsync"``. Default: the setting.
+    durability: Durability | None = None
 
     def __post_init__(self) -> None:
         _check_one_start(name for name in _STARTS if getattr(self, name) is not None)
@@ -242,6 +246,13 @@ def _run(what: str, value: Any) -> str:
     return str(value)
 
 
+def _durability(what: str, value: Any) -> str:
+    if value not in _DURABILITIES:
+        hint = did_you_mean(str(value), _DURABILITIES)
+        raise ConfigurationError(f"{what} must be one of {', '.join(_DURABILITIES)}, not {value!r}{hint}")
+    return str(value)
+
+
 def _count(what: str, value: Any) -> int:
     if type(value) is not int or value < 1:
         raise ConfigurationError(f"{what} must be an int of at least 1, not {value!r}")
@@ -272,4 +283,5 @@ _CALL_CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "id": check_id, "queue": check_name, "priority": lambda _, value: check_priority(value),
     "delay": seconds, "eta": _aware, "countdown": seconds, "expires": _expires, "timeout": seconds,
     "retry": _call_retry, "result_ttl": seconds, "meta": _plain,
+    "durability": _durability,
 }  # fmt: skip

@@ -6,14 +6,16 @@ import base64
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from typing import get_args
 
 import msgspec
 
-from penstock.errors import IdTaken, PayloadTooLarge, QueueFull, SendError
+from penstock.errors import IdTaken, NotDurable, PayloadTooLarge, QueueFull, SendError
 from penstock.events import Observers, Sent
-from penstock.settings import Settings
+from penstock.settings import Durability, Settings
 from penstock.streams import keys, produce
 from penstock.streams.clients import Clients, PerLoop
+from penstock.streams.durable import Confirmation
 from penstock.streams.message import Message, encode_message
 from penstock.streams.produce import Enqueued, Envelope
 from penstock.tasks.options import CallOptions, TaskOptions
@@ -25,11 +27,13 @@ _NO_OPTIONS = CallOptions()
 class Outgoing:
     """One call that is ready to be sent."""
 
-    __slots__ = ("envelope", "position", "queue")
+    __slots__ = ("confirmation", "envelope", "position", "queue")
 
-    def __init__(self, queue: str, envelope: Envelope) -> None:
+    def __init__(self, queue: str, envelope: Envelope, confirmation: Confirmation | None) -> None:
         self.queue = queue
         self.envelope = envelope
+        #: Who must confirm it; None: it need not be more durable than the server's memory.
+        self.confirmation = confirmation
         #: Its place among the calls of a bulk.
         self.position = 0
 
@@ -45,7 +49,8 @@ class Producer:
         self._clients = clients
         self._settings = settings
         self._observers = observers
-        self._outboxes = PerLoop(lambda: Outbox(clients.of_loop, settings), Outbox.aclose)
+        self._outboxes = PerLoop(lambda: Outbox(clients.of_loop_for, settings), Outbox.aclose)
+        self._confirmations = {level: _confirmation(level, settings) for level in get_args(Durability)}
         #: Queues known to be registered: one command for each in the life of a process.
         self._registered: set[str] = set()
 
@@ -68,7 +73,9 @@ class Producer:
         expires = _when(config.expires if call.expires is None else call.expires or None)
         priority = call.priority or config.priority
         return Outgoing(
-            call.queue or config.queue, Envelope(call.id or new_key(), name, priority, message, due, expires)
+            call.queue or config.queue,
+            Envelope(call.id or new_key(), name, priority, message, due, expires),
+            self._confirmations[call.durability or self._settings.durability],
         )
 
     def send(self, outgoing: Outgoing) -> bool:
@@ -76,38 +83,54 @@ class Producer:
         if outgoing.queue not in self._registered:
             self._clients.sync.run(self._register(outgoing.queue), self._settings.retry_for)
             self._registered.add(outgoing.queue)
-        call = produce.enqueue(self._base(outgoing.queue), (outgoing.envelope,), self._settings.max_length)
-        return self._accepted(outgoing, self._clients.sync.run(call, self._settings.retry_for)[0])
+        base, confirmation = self._base(outgoing.queue), outgoing.confirmation
+        call = produce.enqueue(base, (outgoing.envelope,), self._settings.max_length)
+        try:
+            answer = self._clients.sync_for(base, confirmation).run(call, self._settings.retry_for)[0]
+        except NotDurable as error:
+            raise error.of([outgoing.id]) from error.__cause__
+        return self._accepted(outgoing, answer)
 
     async def asend(self, outgoing: Outgoing) -> bool:
         """As `send`. Calls made at the same time go together."""
         if outgoing.queue not in self._registered:
             await self._clients.of_loop.run(self._register(outgoing.queue), self._settings.retry_for)
             self._registered.add(outgoing.queue)
-        answer = await self._outboxes.get().send(self._base(outgoing.queue), outgoing.envelope)
+        base = self._base(outgoing.queue)
+        try:
+            answer = await self._outboxes.get().send(base, outgoing.envelope, outgoing.confirmation)
+        except NotDurable as error:
+            raise error.of([outgoing.id]) from error.__cause__
         return self._accepted(outgoing, answer)
 
     def send_all(self, calls: Iterable[Outgoing]) -> list[tuple[str, bool]]:
         """(id, new?) of each call, in their order, in a round trip for each few hundred. All are tried;
-        then the first error is raised, with `sent` = those that were accepted."""
+        then the first error is raised, with `sent` = those that were accepted. `NotDurable` ends it at once."""
         sent, errors = {}, []  # type: ignore[var-annotated]
         for queue, batch in batches(calls):
             if queue not in self._registered:
                 self._clients.sync.run(self._register(queue), self._settings.retry_for)
                 self._registered.add(queue)
-            answers = self._clients.sync.run(self._enqueue(queue, batch), self._settings.retry_for)
+            client = self._clients.sync_for(self._base(queue), batch[0].confirmation)
+            try:
+                answers = client.run(self._enqueue(queue, batch), self._settings.retry_for)
+            except NotDurable as error:
+                raise _undurable(error, batch, sent) from error.__cause__
             self._collect(batch, answers, sent, errors)
         return _all_or_error(sent, errors)
 
     async def asend_all(self, calls: Iterable[Outgoing]) -> list[tuple[str, bool]]:
         """As `send_all`."""
         sent, errors = {}, []  # type: ignore[var-annotated]
-        client = self._clients.of_loop
         for queue, batch in batches(calls):
             if queue not in self._registered:
-                await client.run(self._register(queue), self._settings.retry_for)
+                await self._clients.of_loop.run(self._register(queue), self._settings.retry_for)
                 self._registered.add(queue)
-            answers = await client.run(self._enqueue(queue, batch), self._settings.retry_for)
+            client = self._clients.of_loop_for(self._base(queue), batch[0].confirmation)
+            try:
+                answers = await client.run(self._enqueue(queue, batch), self._settings.retry_for)
+            except NotDurable as error:
+                raise _undurable(error, batch, sent) from error.__cause__
             self._collect(batch, answers, sent, errors)
         return _all_or_error(sent, errors)
 
@@ -161,19 +184,30 @@ def new_key() -> str:
 
 
 def batches(calls: Iterable[Outgoing]) -> Iterator[tuple[str, list[Outgoing]]]:
-    """Batches of one queue each, bounded in number and bytes."""
-    open_batches: dict[str, tuple[list[Outgoing], int]] = {}
+    """Batches of one queue and one durability each, bounded in number and bytes."""
+    open_batches: dict[tuple[str, Confirmation | None], tuple[list[Outgoing], int]] = {}
     for position, outgoing in enumerate(calls):
         outgoing.position = position
-        batch, size = open_batches.get(outgoing.queue, ([], 0))
+        way = outgoing.queue, outgoing.confirmation
+        batch, size = open_batches.get(way, ([], 0))
         batch.append(outgoing)
         size += len(outgoing.envelope.message)
-        open_batches[outgoing.queue] = batch, size
+        open_batches[way] = batch, size
         if len(batch) >= produce.BATCH_TASKS or size >= produce.BATCH_BYTES:
-            del open_batches[outgoing.queue]
+            del open_batches[way]
             yield outgoing.queue, batch
-    for queue, (batch, _) in open_batches.items():
+    for (queue, _), (batch, _) in open_batches.items():
         yield queue, batch
+
+
+def _confirmation(durability: Durability, settings: Settings) -> Confirmation | None:
+    return None if durability == "memory" else Confirmation.by(durability, settings)
+
+
+def _undurable(error: NotDurable, batch: Sequence[Outgoing], sent: dict[int, tuple[str, bool]]) -> NotDurable:
+    error = error.of([outgoing.id for outgoing in batch])
+    error.sent = [sent[position][0] for position in sorted(sent)]
+    return error
 
 
 def _all_or_error(sent: dict[int, tuple[str, bool]], errors: list[Exception]) -> list[tuple[str, bool]]:

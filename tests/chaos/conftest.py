@@ -32,4 +32,4 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         for name, properties in told:
             terminalreporter.line(f"{name}: {properties['points']}")
             if config.get_verbosity() > 0:
-                terminalreporter.line(f"  {properties['verbs']}")
+                terminalreporter.line(f"  {properties['kinds']}")

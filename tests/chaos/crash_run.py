@@ -14,7 +14,6 @@ import time
 from collections import Counter
 from contextlib import suppress
 from multiprocessing.context import ForkServerProcess
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -24,7 +23,7 @@ from penstock import App, State, TaskCancelled, TaskFailed
 from penstock.streams import consume, keys
 from penstock.streams.client import AsyncClient
 from penstock.tasks.handle import Handle
-from tests.chaos.crash_tasks import LEASE, make_app, noted, run_worker
+from tests.chaos.crash_tasks import LEASE, make_app, note, noted, run_worker
 from tests.chaos.proxy import Fault, Proxy, Request
 from tests.servers import Server, await_until, find_leaks
 
@@ -194,7 +193,7 @@ class Run:
         assert not again.created
         for id, options in (("queued", {}), ("scheduled", {"delay": 3600})):
             handle = await self._send("add", 4, id=id, ends=State.CANCELLED, **options)
-            await handle.acancel()  # the answer to a resent one may be that it had ended
+            assert await handle.acancel(), id
             assert await handle.astate() is State.CANCELLED
 
     async def _work_and_cancel(self) -> None:
@@ -222,15 +221,11 @@ class Run:
         """A dead letter is sent again; and a task comes to a worker that has nothing to do."""
         mends = self._direct.handle("default:mends")
         await await_until(lambda: self._is(mends, State.FAILED), PATIENCE)
-        Path(self._folder, "mended").touch()
-        await asyncio.to_thread(self._redrive_once)
+        note(self._folder, "mended", "all")
+        assert await asyncio.to_thread(self._app.redrive, mends.id) == 1
         assert await self._app.tasks["mends"].handle("mends").aget(PATIENCE) == 6
         idle = await self._send("add", 6, id="idle")
         assert await idle.aget(PATIENCE) == 7
-
-    def _redrive_once(self) -> None:
-        # The answer to a resent one may be that it is no dead letter any more.
-        self._app.redrive("default:mends")
 
     async def _hand_back(self) -> None:
         """A worker is stopped while a task runs that does not end; the next one ends it."""
@@ -238,7 +233,7 @@ class Run:
         await await_until(lambda: "start held" in noted(self._folder), PATIENCE)
         await self._workers.stop()
         await self._workers.start(grace=20.0)
-        Path(self._folder, "go").touch()
+        note(self._folder, "go", "on")
         assert await held.aget(PATIENCE) == 8
 
     async def _is(self, handle: Handle[Any], state: State) -> bool:

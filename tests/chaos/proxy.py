@@ -1,4 +1,7 @@
-"""A proxy that understands RESP2: it numbers requests by role, and strikes at the n-th one of a role.
+"""A proxy that understands RESP2: it numbers requests by role and verb, and strikes at the n-th of a kind.
+
+Timers make the number of some requests vary from run to run (a fetch more, a sweep less). Numbered by
+kind, the n-th request does the same work each time, and those at the end of a worker are reached, too.
 
 All proxies of a process share one event loop in a thread of its own, so that the code under test may
 block its own loop, or use sync clients in it.
@@ -12,11 +15,13 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
+from importlib.resources import files
 from typing import Any, TypeVar
 
 import msgspec
 
-from penstock.streams.scripts import Script, load
+from penstock.streams.scripts import load
 
 T = TypeVar("T")
 
@@ -35,23 +40,28 @@ class Act(enum.Enum):
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """What to do to request `number` (from 1) of `role`."""
+    """What to do to request `number` (from 1) of `kind`, a role and a verb."""
 
-    role: str
+    kind: str
     number: int
     act: Act
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.role} #{self.number} {self.act.value}"
+        return f"{self.kind} #{self.number} {self.act.value}"
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One request as the proxy saw it; `verb` is a script's name or a command."""
+    """One request as the proxy saw it. Its verb is a script's name or a command."""
 
     role: str
-    number: int
     verb: str
+    #: Among those of the same role and verb, from 1.
+    number: int
+
+    @property
+    def kind(self) -> str:
+        return f"{self.role} {self.verb}"
 
 
 _HANDSHAKE = frozenset({"CLIENT SETNAME", "CLIENT SETINFO", "SELECT", "AUTH", "HELLO"})
@@ -75,6 +85,7 @@ class Proxy:
         #: The request that was struck; None: not yet.
         self.struck: Request | None = None
         self.requests: list[Request] = []
+        #: By role and verb.
         self.counts: Counter[str] = Counter()
         self._servers: list[asyncio.Server] = []
         self._links: set[_Link] = set()
@@ -89,7 +100,7 @@ class Proxy:
 
     async def _listen(self, sides: Sequence[str]) -> list[int]:
         for side in sides:
-            server = await asyncio.start_server(lambda r, w, s=side: self._serve(s, r, w), "127.0.0.1", 0)
+            server = await asyncio.start_server(partial(self._serve, side), "127.0.0.1", 0)
             self._servers.append(server)
         return [server.sockets[0].getsockname()[1] for server in self._servers]
 
@@ -114,11 +125,12 @@ class Proxy:
 
     def seen(self, role: str, verb: str) -> Act | None:
         """Number a request; what is to be done to it."""
-        self.counts[role] += 1
-        request = Request(role, self.counts[role], verb)
+        kind = f"{role} {verb}"
+        self.counts[kind] += 1
+        request = Request(role, verb, self.counts[kind])
         self.requests.append(request)
         fault = self.fault
-        if fault is None or self.struck is not None or (fault.role, fault.number) != (role, request.number):
+        if fault is None or self.struck is not None or (fault.kind, fault.number) != (kind, request.number):
             return None
         self.struck = request
         return fault.act
@@ -222,15 +234,11 @@ def frame_end(buffer: bytes, start: int = 0) -> int:
     return end
 
 
-_VERBS = (
-    "admit bury cancel enqueue fetch heartbeat inspect orphans park promote read reclaim redrive renew retire "
-    "succeed workers"
-).split()
-
-
 def _scripts() -> dict[bytes, str]:
-    scripts: list[Script] = [load(name) for name in _VERBS]
-    return {key: s.name for s in scripts for key in (s.sha.encode(), s.text.encode())}
+    folder = files("penstock.streams") / "lua"
+    names = [file.name.removesuffix(".lua") for file in folder.iterdir() if not file.name.startswith("_")]
+    scripts = [load(name) for name in names]
+    return {key: script.name for script in scripts for key in (script.sha.encode(), script.text.encode())}
 
 
 _NAMES = _scripts()

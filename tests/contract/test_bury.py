@@ -183,3 +183,14 @@ def test_an_ended_batch_of_both_kinds(q: Queue) -> None:
     assert q.bury("a", failed) == q.bury("a", cancelled, failure=None) == [DONE]
     assert msgspec.msgpack.decode(FAILURE)["type"] == "ValueError"
     assert q.dead() == ["f"]
+
+
+def test_dead_letters_of_another_type_keep_only_the_failed(q: Queue) -> None:
+    failed, cancelled = q.start("failed", "cancelled")
+    q.raw.set(keys.dead(q.base), "somebody else's", ex=1000)
+    (error,) = q.bury("a", failed)
+    assert isinstance(error, str) and "WRONGTYPE" in error
+    assert q.bury("a", cancelled, failure=None) == [DONE]
+    assert q.queued() == ["failed"] and len(q.pending()) == 1
+    q.raw.delete(keys.dead(q.base))
+    assert q.bury("a", failed) == [DONE] and q.is_empty()

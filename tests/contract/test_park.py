@@ -242,3 +242,15 @@ def test_a_long_error_is_cut(q: Queue) -> None:
     record = q.read("k")
     assert record is not None and (record.info().error or "").startswith("ValueError: ää")
     assert q.raw.object("encoding", q.record_key("k")) in (b"ziplist", b"listpack")
+
+
+@pytest.mark.parametrize(("kind", "expires"), [("unstarted", True), ("released", False)])
+def test_what_goes_back_before_its_code_began_may_still_expire(q: Queue, kind: str, expires: bool) -> None:
+    q.send("k", expires="+100000")
+    (delivery,) = q.fetch("a").deliveries
+    assert q.park("a", delivery, delay=0, kind=kind) == [DONE]
+    assert q.counters() == {"released": 1}
+    q.raw.hset(q.record_key("k"), "x", 1)  # the time has come
+    assert len(q.fetch("b").deliveries) == (0 if expires else 1)
+    record = q.read("k")
+    assert record is not None and record.state is (State.EXPIRED if expires else State.RUNNING)

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.streams import keys
-from penstock.streams.consume import Delivery
+from penstock.streams import consume, keys
+from penstock.streams.consume import Delivery, Reclaimed, Sweep
 from penstock.streams.record import State
 from penstock.streams.settle import Settled
 from tests.contract.helpers import LEASE, TTL, Queue, close_to, keys_of
-
-
-def sweep(q: Queue, consumer: str, limit: int = 100, suspects: int = 1) -> list[Delivery]:
-    """All steps of one sweep."""
-    found, cursor = [], "0-0"
-    while True:
-        step = q.reclaim(consumer, cursor, limit, suspects)
-        found += step.batch.deliveries
-        cursor = step.cursor
-        if cursor == "0-0":
-            return found
 
 
 def test_only_what_is_idle_for_a_lease(q: Queue) -> None:
@@ -37,21 +26,53 @@ def test_only_what_is_idle_for_a_lease(q: Queue) -> None:
     assert q.reclaim("c").batch.read == 0
 
 
-def test_the_cursor_gets_past_living_entries(q: Queue) -> None:
-    """XAUTOCLAIM looks at ten times COUNT entries: one that starts at 0-0 each time never gets further."""
-    living = [f"l{i}" for i in range(300)]
-    dead = [f"d{i}" for i in range(100)]
-    q.send(*living)
-    q.fetch("a", budget=300)
-    q.send(*dead)
-    gone = q.fetch("gone").deliveries
-    for delivery in gone:
-        q.age(delivery, consumer="gone")
-    first = q.reclaim("b", limit=10)
-    assert (first.batch.read, first.cursor) == (0, list(q.entries())[100])
-    found = sweep(q, "b", limit=10)
-    assert [d.key for d in found] == dead
-    assert sweep(q, "c", limit=10) == []
+def dead_behind_living(q: Queue, living: int, dead: int) -> list[str]:
+    """Keys of entries that a dead worker had, behind those of a living one."""
+    # Without records: a sweep never gets to see those of the living.
+    add = "for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], '*', 'k', 'l' .. i, 'm', '') end"
+    q.raw.eval(add, 1, q.stream(), living)
+    q.raw.xgroup_create(q.stream(), keys.GROUP, "0")
+    q.read_blocking("living", count=living)
+    gone = [f"d{i}" for i in range(dead)]
+    q.send(*gone)
+    for priority, entry in q.read_blocking("gone", count=dead):
+        q.claim("gone", priority, entry, LEASE + 1)
+    return gone
+
+
+@pytest.mark.parametrize("slots", [1, 10])
+def test_ten_thousand_living_entries_starve_no_dead_one(q: Queue, slots: int) -> None:
+    """However few slots are free: one step for what fits into them, none for the living."""
+    dead = dead_behind_living(q, 10_000, 100)
+    found, cursor, steps = [], "0-0", 0
+    while steps == 0 or cursor != "0-0":
+        step = q.reclaim("b", cursor, slots)
+        assert step.batch.read <= slots
+        found += keys_of(step.batch)
+        cursor, steps = step.cursor, steps + 1
+    assert found == dead
+    assert steps <= len(dead) / slots + 1
+    assert q.reclaim("c", limit=1).cursor == "0-0"
+
+
+@pytest.mark.parametrize("slots", [1, 10, 1000])
+def test_a_step_is_bounded_and_the_cursor_gets_past_living_entries(q: Queue, slots: int) -> None:
+    """Behind too many living entries to pass over all: one that starts at 0-0 each time never gets further."""
+    dead = dead_behind_living(q, 1500, 20)
+
+    def step(cursor: str) -> Reclaimed:
+        sweep = Sweep("default", LEASE, cursor, slots, 1, scan=1519)
+        return q.run(consume.reclaim(q.base, q.name, "b", sweep, TTL))
+
+    first = step("0-0")
+    assert (first.batch.read, first.cursor) == (0, list(q.entries())[1000])
+    found, cursor = [], first.cursor
+    while cursor != "0-0":
+        answer = step(cursor)
+        assert answer.batch.read <= slots
+        found += keys_of(answer.batch)
+        cursor = answer.cursor
+    assert found == dead
 
 
 def test_one_priority_at_a_time(q: Queue) -> None:

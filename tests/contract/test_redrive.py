@@ -33,6 +33,7 @@ def test_it_begins_anew(q: Queue) -> None:
     ((entry, _),) = q.entries("high").items()
     record = q.record("k")
     assert int(record.pop("t")) < int(entry.partition("-")[0])
+    assert record.pop("j")  # by which a resent call is known
     assert record == {"n": NAME, "s": "q", "p": "high", "e": entry}
     assert q.ttl(q.record_key("k")) == -1 and q.dead() == []
     assert not q.raw.exists(keys.parked_message(q.base, "k"), keys.result(q.base, "k"))

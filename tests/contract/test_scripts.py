@@ -37,6 +37,7 @@ def calls(q: Queue) -> dict[str, Call[Any]]:
         consume.promote(base, 1),
         consume.retire(base, 1),
         inspect.queue_stats(base, name),
+        inspect.stuck(base, 1),
         inspect.workers(q.namespace),
         consume.heartbeat(q.namespace, "a", b"", 1, [name]),
         settle.succeed(base, "a", 1, [(gone, NAME, 1, b"")]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import anyio
@@ -14,12 +14,13 @@ import pytest
 import redis
 
 from penstock import App, RetryPolicy, State, TaskFailed
-from penstock.consumers import leases
-from penstock.consumers.worker import Worker, WorkerOptions
-from penstock.events import Failed, Released, Started, Succeeded
+from penstock.consumers.fetcher import Fetcher
+from penstock.consumers.reclaimer import Reclaimer
+from penstock.consumers.worker import WorkerOptions
+from penstock.events import BrokerDown, Failed, Released, Started, Succeeded
 from penstock.streams import consume, keys
 from tests.integration.support import Seen, pending
-from tests.servers import Server, await_until
+from tests.servers import await_until
 
 MakeApp = Callable[..., App]
 pytestmark = pytest.mark.anyio
@@ -37,7 +38,6 @@ pytestmark = pytest.mark.anyio
         {"r": [-2]},
         {"r": [3, float("nan")]},
         {"r": [3, 1.0, 0.5]},
-        
         {"r": [3, 1.0, 1.0, 1.0, 7.0]},
     ],
     ids=str,
@@ -163,7 +163,7 @@ async def test_a_worker_that_is_cancelled_hands_its_tasks_back(
         async with app.running(grace=60):
             await seen.arrive(Started)
             scope.cancel()
-            await asyncio.sleep(60)
+            await anyio.sleep_forever()
     assert scope.cancelled_caught
     assert await handle.astate() is State.QUEUED
     assert not pending(raw, namespace)
@@ -230,3 +230,113 @@ async def test_code_that_fails_on_being_stopped_is_handed_back(app: App, seen: S
         await seen.arrive(Started)
     assert await handle.astate() is State.QUEUED
     assert seen.of(Released) and not seen.of(Failed)
+
+
+# Rights that are missing, queues beside others
+
+
+@pytest.fixture
+def user(raw: redis.Redis, namespace: str) -> Iterator[str]:
+    """A user of the test's own, who may do everything but subscribe."""
+    raw.execute_command("ACL", "SETUSER", namespace, "on", ">pw", "~*", "+@all", "resetchannels")
+    yield namespace
+    raw.execute_command("ACL", "DELUSER", namespace)
+
+
+def as_user(url: str, user: str) -> str:
+    return url.replace("://", f"://{user}:pw@")
+
+
+async def test_a_worker_without_channels_takes_over_all_the_same(
+    make_app: MakeApp, raw: redis.Redis, url: str, namespace: str, user: str
+) -> None:
+    app = make_app(url=as_user(url, user), lease=0.6)
+    seen = Seen(app)
+
+    @app.task
+    async def work() -> int:
+        return 1
+
+    handle = await work.adelay()
+    stream = keys.stream(keys.base(namespace, "default"), "default")
+    raw.xgroup_create(stream, "w", "0")
+    assert raw.xreadgroup("w", "a-dead-worker", {stream: ">"})
+    async with app.running():
+        assert await handle.aget(20) == 1
+    assert not seen.of(BrokerDown)
+
+
+async def test_a_queue_without_rights_does_not_hold_up_the_search_for_lost_entries(
+    make_app: MakeApp, raw: redis.Redis, url: str, namespace: str, user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.consumers.promoter.BACKSTOP", 60.0)  # it would leave that queue out, too
+    app = make_app(url=as_user(url, user))
+
+    @app.task(queue="good")
+    async def good() -> int:
+        return 1
+
+    @app.task(queue="bad")
+    async def bad() -> None: ...
+
+    async with app.running():
+        assert await (await good.adelay()).aget(10) == 1
+        raw.execute_command("ACL", "SETUSER", user, "resetkeys", f"~{{{namespace}:good}}*", f"~{{{namespace}}}*")
+        raw.execute_command("CLIENT", "KILL", "TYPE", "normal", "USER", user)
+        assert await (await good.adelay()).aget(5) == 1
+
+
+async def test_a_burst_does_not_end_while_a_queue_waits_for_a_slot(
+    app: App, raw: redis.Redis, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.consumers.watch.BURST_INTERVAL", 0.0005)
+
+    @app.task(queue="slow")
+    def slow() -> None:
+        threading.Event().wait(0.012)
+
+    @app.task(queue="quick")
+    async def quick() -> None: ...
+
+    stream = keys.stream(keys.base(namespace, "slow"), "default")
+    for _ in range(10):
+        await slow.abulk([() for _ in range(20)])
+        await quick.adelay()
+        await app.worker(WorkerOptions(burst="ready"), threads=1).run()
+        assert raw.xlen(stream) == 0
+
+
+async def test_a_slot_that_gets_free_during_a_fetch_of_others_is_used_at_once(
+    app: App, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The blocking read that follows does not wait for that queue, which had no slot when it was planned."""
+    monkeypatch.setattr("penstock.consumers.fetcher.BLOCK", 60.0)
+
+    async def no_sweep(_: Reclaimer) -> None:
+        """Each sweep ends such a read, too."""
+
+    monkeypatch.setattr(Reclaimer, "once", no_sweep)
+    go, fetched = threading.Event(), asyncio.Event()
+
+    @app.task(queue="slow")
+    def slow() -> None:
+        go.wait(20)
+
+    @app.task(queue="quick")
+    async def quick() -> None: ...
+
+    fetch = Fetcher._fetch
+
+    async def fetch_slowly(self: Fetcher, bases: Sequence[str]) -> int:
+        total = await fetch(self, bases)
+        if len(bases) == 1 and not go.is_set():
+            go.set()
+            await seen.arrive(Succeeded, name=slow.name)
+            fetched.set()
+        return total
+
+    monkeypatch.setattr(Fetcher, "_fetch", fetch_slowly)
+    async with app.running(threads=1):
+        await slow.abulk([(), ()])
+        await fetched.wait()
+        await seen.arrive(Succeeded, 2, timeout=10, name=slow.name)

@@ -43,22 +43,29 @@ async def pool() -> AsyncIterator[ProcessPool]:
 
 @pytest.fixture(autouse=True)
 def _no_process_is_left() -> Iterator[None]:
-    before = children()
+    _others.clear()
+    _others.update(children())
     yield
-    assert children() - before == set()
+    assert children() == set()
+
+
+#: Children that this process had before the test: servers and guardians of other tests.
+_others: set[int] = set()
 
 
 def children() -> set[int]:
-    """Processes whose parent is this one, zombies included; without multiprocessing's resource tracker."""
+    """Processes whose parent is this one, zombies included; without multiprocessing's resource tracker and those
+    that were there before the test."""
     listing = subprocess.run(
         ["ps", "-A", "-ww", "-o", "pid=,ppid=,stat=,args="], capture_output=True, text=True, check=True
     )
     found = set()
     for line in listing.stdout.splitlines():
         pid, ppid, _, args = line.split(maxsplit=3)
-        if int(ppid) == os.getpid() and "resource_tracker" not in args and not args.startswith("ps -A"):
-            found.add(int(pid))
-    return found
+        if int(ppid) != os.getpid() or "resource_tracker" in args or args.startswith("ps -A"):
+            continue
+        found.add(int(pid))
+    return found - _others
 
 
 def alive(pid: int) -> bool:

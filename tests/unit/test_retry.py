@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from datetime import timedelta
 from typing import Any
 
@@ -89,6 +90,14 @@ def test_a_filter_that_raises_means_no(caplog: pytest.LogCaptureFixture) -> None
     policy = RetryPolicy(on=lambda error: error.nonsense)  # type: ignore[attr-defined]
     assert policy.wants(ValueError("boom"), 1) is False
     assert "retry filter failed for ValueError('boom')" in caplog.text
+
+
+def test_a_filter_that_exits_means_no() -> None:
+    assert not RetryPolicy(on=lambda error: sys.exit("no")).wants(ValueError(), 1)
+
+
+def test_a_spec_whose_delays_do_not_fit_is_no_error() -> None:
+    assert RetryPolicy.from_spec(RetrySpec(3, delay=9, max_delay=1)) == RetryPolicy(3, delay=9, max_delay=9)
 
 
 def test_timedeltas_become_seconds() -> None:

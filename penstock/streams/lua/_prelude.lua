@@ -1,5 +1,6 @@
 -- Shared by every script of a queue. KEYS[1] is the queue's base, '{namespace:queue}'; all other keys
 -- are that base plus a suffix (streams/keys.py), so whatever a script touches is in one slot.
+-- (KEYS[2] is unused: two keys make Cluster refuse a script while the slot is on its way, see `keys.routed`.)
 local call, base = redis.call, KEYS[1]
 local RECORD, PARKED, RESULT, STREAM = base .. ':t:', base .. ':p:', base .. ':r:', base .. ':s:'
 local DUE, DEAD, COUNTERS = base .. ':z', base .. ':dead', base .. ':m'

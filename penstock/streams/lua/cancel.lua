@@ -1,14 +1,15 @@
 -- Cancel tasks. What waits ends at once, also when no worker is up; what runs is flagged, and its worker
 -- told. A success that is already there wins.
 -- KEYS  1 base
--- ARGV  1 TTL in ms of records that end here, then keys
+-- ARGV  1 TTL in ms of records that end here, 2 token of this call, then keys
 -- reply per key: '' unknown, 'C' cancelled now, 'R' requested, the letter of the state it ended in, or '!error'
 -- include: prelude
 -- include: finish
-local TTL, now = ARGV[1], clock()
+-- The flag is the token, so that a call whose reply was lost gets the same answer when it is sent again.
+local TTL, token, now = ARGV[1], ARGV[2], clock()
 
 local function ended(key, record)
-  finish(key, waiting_for(key), 'c', now, TTL)
+  finish(key, waiting_for(key), 'c', now, TTL, 'c', token)
   count('cancelled', call('HGET', record, 'n') or '?')
   return 'C'
 end
@@ -16,9 +17,10 @@ end
 local function cancel(i)
   local key = ARGV[i]
   local record = RECORD .. key
-  local r = call('HMGET', record, 's', 'e', 'p')
+  local r = call('HMGET', record, 's', 'e', 'p', 'c')
   local state, entry = r[1], r[2]
   if not state then return '' end
+  if state == 'c' and r[4] == token then return 'C' end
   if FINISHED[state] then return state end
   if state == 's' then
     call('ZREM', DUE, key)
@@ -31,11 +33,11 @@ local function cancel(i)
     call('XDEL', stream, entry) -- undelivered, so no ghost is left in a PEL
     return ended(key, record)
   end
-  call('HSET', record, 'c', 1)
+  call('HSET', record, 'c', token)
   redis.pcall('PUBLISH', base .. ':c', 'cancel ' .. key)
   return 'R'
 end
 
 local out = {}
-for i = 2, #ARGV do out[#out + 1] = guarded(cancel, i) end
+for i = 3, #ARGV do out[#out + 1] = guarded(cancel, i) end
 return out

@@ -6,7 +6,7 @@
 -- reply per task: 1 created, 0 exists, -1 queue full, the name of another task with this id, or '!error'
 -- include: prelude
 local most = tonumber(ARGV[1])
-local now, length, earlier
+local now, length, earlier, repeated, state
 
 local function at(text)
   if text == '' then return nil end
@@ -34,7 +34,11 @@ local function enqueue(i)
   local key, name, priority, message = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 5]
   local record = RECORD .. key
   local known = call('HMGET', record, 's', 'n')
-  if known[1] then return (not known[2] or known[2] == name) and 0 or known[2] end
+  if known[1] then
+    if known[2] and known[2] ~= name then return known[2] end
+    repeated, state = record, known[1]
+    return 0
+  end
   local due, expires = at(ARGV[i + 3]), at(ARGV[i + 4])
   if due and due > now then
     park(key, due, message)
@@ -52,5 +56,11 @@ end
 
 local out = {}
 for i = 2, #ARGV, 6 do out[#out + 1] = guarded(enqueue, i) end
+-- WAIT and WAITAOF speak of what their own connection has written; on one that has written nothing they
+-- succeed at once (Redis 7 and later). So a repeat writes what is there already, whatever the memory.
+if repeated then
+  pass_maxmemory(STREAM .. 'default')
+  redis.pcall('HSET', repeated, 's', state)
+end
 if earlier then redis.pcall('PUBLISH', base .. ':c', 'due') end
 return out

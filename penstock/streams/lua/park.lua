@@ -3,7 +3,7 @@
 -- KEYS  1 base
 -- ARGV  1 consumer, 2 TTL in ms of records that end here, 3 ms after which an unknown task is given up;
 --       then per task 8: priority, entry, key, task name, message, delay in ms, kind, error
---       kind: retried (spends an attempt), snoozed, released, unknown
+--       kind: retried (spends an attempt), snoozed, released, unstarted (released before its code began), unknown
 -- reply per task: 1 moved, 2 moved by an earlier send, 0 not ours, 3 unknown for too long (nothing
 --       changed), 4 ended as cancelled, or '!error'
 -- include: prelude
@@ -53,10 +53,11 @@ local function park(i)
   call('HSETNX', record, 't', entry:match('^%d+'))
   if kind == 'retried' then call('HINCRBY', record, 'a', 1) end
   if ARGV[i + 7] ~= '' then call('HSET', record, 'y', ARGV[i + 7]) end
-  -- Unknown: it has not begun, and may still expire. Else somebody knew it, and its time as unknown is over.
-  call('HDEL', record, kind == 'unknown' and 'b' or 'g')
+  -- Whose code has not begun may still expire. Whose name somebody knew, its time as unknown is over.
+  if kind == 'unknown' or kind == 'unstarted' then call('HDEL', record, 'b') end
+  if kind ~= 'unknown' then call('HDEL', record, 'g') end
   drop(stream, entry)
-  count(kind, name)
+  count(kind == 'unstarted' and 'released' or kind, name)
   return 1
 end
 

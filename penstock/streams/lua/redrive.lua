@@ -1,25 +1,30 @@
 -- Send dead letters again, as new: no attempts spent, no crashes counted.
 -- KEYS  1 base
--- ARGV  1 most to send when no key is given (oldest first), then keys
+-- ARGV  1 most to send when no key is given (oldest first), 2 token of this call, then keys
 -- reply {sent, keys that are no dead letters or cannot be sent}; an error if one occurred and none was sent
 -- include: prelude
-local keys, sent, refused, problem = {}, 0, {}, nil
-for i = 2, #ARGV do keys[#keys + 1] = ARGV[i] end
-if #ARGV == 1 then keys = call('ZRANGE', DEAD, 0, tonumber(ARGV[1]) - 1) end
+local token, keys, sent, refused, problem = ARGV[2], {}, 0, {}, nil
+for i = 3, #ARGV do keys[#keys + 1] = ARGV[i] end
+if #ARGV == 2 then keys = call('ZRANGE', DEAD, 0, tonumber(ARGV[1]) - 1) end
 
 local function redrive(key)
   local record = RECORD .. key
-  local r = call('HMGET', record, 's', 'p', 'e')
+  local r = call('HMGET', record, 's', 'p', 'e', 'j')
+  -- Sent by an earlier send of this call, whose reply was lost; it may even have died again since.
+  if r[4] == token then
+    sent = sent + 1
+    return ''
+  end
   local message = call('ZSCORE', DEAD, key) and r[1] == 'f' and call('GET', PARKED .. key)
   if message then
     local entry = call('XADD', STREAM .. (r[2] or 'default'), '*', 'k', key, 'm', message)
     call('HSETNX', record, 't', (r[3] or entry):match('^%d+'))
-    call('HSET', record, 's', 'q', 'e', entry)
+    call('HSET', record, 's', 'q', 'e', entry, 'j', token)
     call('HDEL', record, 'a', 'd', 'f', 'b', 'w', 'c', 'x', 'y', 'g', 'v', 'z')
     call('PERSIST', record)
     call('DEL', PARKED .. key, RESULT .. key)
     sent = sent + 1
-  elseif #ARGV > 1 then
+  elseif #ARGV > 2 then
     refused[#refused + 1] = key
   end
   call('ZREM', DEAD, key)

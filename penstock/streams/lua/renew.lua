@@ -14,7 +14,7 @@ for i = 2, #ARGV, 3 do
       ours[stream] = claim
     end
     claim[#claim + 1] = entry
-    if redis.pcall('HGET', RECORD .. ARGV[i + 2], 'c') == '1' then cancelled[#cancelled + 1] = (i - 2) / 3 end
+    if type(redis.pcall('HGET', RECORD .. ARGV[i + 2], 'c')) == 'string' then cancelled[#cancelled + 1] = (i - 2) / 3 end
   else
     lost[#lost + 1] = (i - 2) / 3
   end
