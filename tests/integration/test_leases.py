@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import Any
 
 import pytest
 import redis
@@ -16,6 +17,12 @@ from tests.integration.support import Seen
 from tests.servers import await_until
 
 pytestmark = pytest.mark.anyio
+
+
+def idle_ms(raw: redis.Redis, stream: str) -> int:
+    """How long the first pending entry has not been renewed."""
+    rows: Any = raw.xpending_range(stream, "w", "-", "+", 1)
+    return int(rows[0]["time_since_delivered"])
 
 
 def sweeps(raw: redis.Redis) -> int:
@@ -45,7 +52,7 @@ async def test_a_worker_with_a_short_lease_does_not_rob_one_with_a_long_one(
             other = await quick.tasks["long"].options(queue="default").adelay()
             # Sweeps that would take it, if they went by the sweeper's own lease: the first renewal of a
             # lease of 30 s comes after 10 s only.
-            await await_until(lambda: raw.xpending_range(stream, "w", "-", "+", 1)[0]["time_since_delivered"] > 1000)
+            await await_until(lambda: idle_ms(raw, stream) > 1000)
             swept = sweeps(raw)
             await await_until(lambda: sweeps(raw) >= swept + 3)
             go.set()
