@@ -59,7 +59,7 @@ class SyncInAsync(PenstockError, RuntimeError):
 
 
 class SendError(PenstockError):
-    """Nothing was enqueued; of a bulk, what `sent` names was."""
+    """Nothing was enqueued (`NotDurable`: perhaps not); of a bulk, what `sent` names was."""
 
     #: Ids of the calls of the same bulk that were enqueued.
     sent: Sequence[str] = ()

@@ -24,6 +24,9 @@ log = logging.getLogger("penstock.supervisor")
 
 #: Longest sleep (s): whatever was missed is seen this much later.
 TICK = 1.0
+#: Time (s) between two rounds after which this process itself was stopped (Ctrl-Z, a debugger), and the time that
+#: workers then have to be heard of: a full pipe has kept their old beats and dropped the later ones.
+STOOD_STILL, FRESH_BEAT = 5.0, 5.0
 #: Deaths of the first worker, before it was ready, after which no more are tried.
 FIRST_TRIES = 5
 _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -51,6 +54,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._signals: list[int] = []
         self._stops = 0
+        self._heard_at = time.monotonic()
         self._ever_ready = False
         self._exit_code = 0
 
@@ -95,9 +99,12 @@ class Supervisor:
 
     def _hear(self) -> None:
         now = time.monotonic()
+        stood_still, self._heard_at = now - self._heard_at > STOOD_STILL, now
         for ward in list(self._wards):
             for line in ward.lines():
                 self._heard(ward, line)
+            if stood_still and ward.beat_by is not None:
+                ward.beat_by = max(ward.beat_by, now + FRESH_BEAT)
             if ward.silent:
                 self._forget_pipe(ward)  # its end would be readable for ever
             ward.check(now)

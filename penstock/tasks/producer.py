@@ -27,11 +27,13 @@ _NO_OPTIONS = CallOptions()
 class Outgoing:
     """One call that is ready to be sent."""
 
-    __slots__ = ("confirmation", "envelope", "position", "queue")
+    __slots__ = ("confirmation", "envelope", "is_fresh", "position", "queue")
 
-    def __init__(self, queue: str, envelope: Envelope, confirmation: Confirmation | None) -> None:
+    def __init__(self, queue: str, envelope: Envelope, confirmation: Confirmation | None, is_fresh: bool) -> None:
         self.queue = queue
         self.envelope = envelope
+        #: The id was made for this call: if it exists, then by an earlier send whose reply was lost.
+        self.is_fresh = is_fresh
         #: Who must confirm it; None: it need not be more durable than the server's memory.
         self.confirmation = confirmation
         #: Its place among the calls of a bulk.
@@ -76,6 +78,7 @@ class Producer:
             call.queue or config.queue,
             Envelope(call.id or new_key(), name, priority, message, due, expires),
             self._confirmations[call.durability or self._settings.durability],
+            is_fresh=call.id is None,
         )
 
     def send(self, outgoing: Outgoing) -> bool:
@@ -157,12 +160,13 @@ class Producer:
     def _accepted(self, outgoing: Outgoing, answer: Enqueued) -> bool:
         if not answer.created and not answer.exists:
             raise self._refusal(outgoing, answer)
+        created = answer.created or outgoing.is_fresh
         if self._observers:
             e = outgoing.envelope
             self._observers.emit(
-                Sent(id=outgoing.id, name=e.name, queue=outgoing.queue, priority=e.priority, created=answer.created)
+                Sent(id=outgoing.id, name=e.name, queue=outgoing.queue, priority=e.priority, created=created)
             )
-        return answer.created
+        return created
 
     def _refusal(self, outgoing: Outgoing, answer: Enqueued) -> Exception:
         if answer.full:

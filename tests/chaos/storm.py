@@ -1,7 +1,7 @@
 """The kill storm: thousands of tasks of all kinds, and workers that are killed while they run.
 
     python -m tests.chaos.storm                                    about a minute on two cores
-    python -m tests.chaos.storm --tasks 1000000 --seconds 1800     the long run: about 1 GB of memory in all
+    python -m tests.chaos.storm --tasks 1000000 --seconds 1800     the long run: about 0.5 GB in the server
 
 Exit code 1 if anything was lost, ended twice or was left over, or if a kind of fault did not take place.
 """

@@ -426,3 +426,17 @@ async def test_a_notebook_may_block_its_loop(make_app: MakeApp, monkeypatch: pyt
     with app.running():
         assert work.delay().get(timeout=10) == 1
         assert app.send(work.name).get(timeout=10) == 1
+
+
+def test_a_call_whose_reply_was_lost_is_sent_again_and_still_new(app: App) -> None:
+    """What the retry after a lost reply does: the same envelope, sent twice."""
+
+    @app.task(name="once")
+    def once() -> None: ...
+
+    producer = once._sender.producer
+    fresh = producer.prepare("once", b"\x80", once.config, None)
+    assert [producer.send(fresh), producer.send(fresh)] == [True, True]
+    named = once.options(id="mine").s().prepare()
+    assert [producer.send(named), producer.send(named)] == [True, False]
+    assert len(app.queues()) == 1 and app.handle(fresh.id).state() is State.QUEUED

@@ -15,6 +15,7 @@ from uvloop import new_event_loop
 
 from penstock.cli.worker import _listen
 from penstock.consumers.lifeline import NUMBER, VARIABLE, Lifeline
+from penstock.consumers.supervisor import FRESH_BEAT, Plan, Supervisor
 from penstock.consumers.wards import DEFAULT_GRACE, FIRST_PAUSE, LONGEST_PAUSE, MARGIN, Backoff, Ward, describe_exit
 
 
@@ -97,6 +98,31 @@ def test_a_worker_is_killed_when_its_time_has_come_and_not_before(ward: Ward) ->
     assert not ward.killed and ward.next_check() == now + 5
     ward.check(now + 5)
     assert "cannot be stopped" in ward.killed and ward.next_check() is None
+
+
+def test_beats_from_before_the_supervisor_was_stopped_kill_nobody(
+    pipe: tuple[socket.socket, socket.socket], ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe that was not read is full of old ones, and those after them are lost."""
+    lifeline = Lifeline(pipe[1].fileno())
+    supervisor = Supervisor(Plan(()))
+    supervisor._wards.append(ward)
+    now = time.monotonic()
+    lifeline.beat(now + 15)
+    supervisor._hear()
+    assert ward.beat_by is not None
+
+    monkeypatch.setattr("penstock.consumers.supervisor.time.monotonic", lambda: now + 60)
+    supervisor._hear()  # it was stopped since
+    assert not ward.killed and ward.next_check() == now + 60 + FRESH_BEAT
+    lifeline.beat(now + 75)
+    supervisor._hear()
+    assert ward.next_check() == pytest.approx(now + 75, abs=0.01)
+
+    monkeypatch.setattr("penstock.consumers.supervisor.time.monotonic", lambda: now + 76)
+    supervisor._heard_at = now + 75  # it was not, and hears nothing more
+    supervisor._hear()
+    assert ward.killed
 
 
 def test_stopping(ward: Ward, process: Process) -> None:
