@@ -14,7 +14,7 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
-from redis.exceptions import ConnectionError, RedisError, ResponseError, TimeoutError
+from redis.exceptions import ConnectionError, ReadOnlyError, RedisError, ResponseError, TimeoutError
 
 from penstock.streams.connection import POOL
 
@@ -53,16 +53,22 @@ class Wire:
         try:
             connection.send_command(*args)
             reply = connection.read_response()
-        except ResponseError:
-            self._idle.append(connection)
+        except ResponseError as error:
+            if isinstance(error, ReadOnlyError):  # demoted: behind one address there may be another primary by now
+                self._drop(connection)
+            else:
+                self._idle.append(connection)
             raise
         except BaseException:  # also an interrupt between command and reply: it must not be used again
-            with suppress(RedisError, OSError):
-                connection.disconnect()
-            self._pool.release(connection)
+            self._drop(connection)
             raise
         self._idle.append(connection)
         return reply
+
+    def _drop(self, connection: Any) -> None:
+        with suppress(RedisError, OSError):
+            connection.disconnect()
+        self._pool.release(connection)
 
     def close(self) -> None:
         """Close all connections; the next command opens new ones."""
