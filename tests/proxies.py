@@ -92,10 +92,18 @@ def make_certificates(folder: Path) -> bool:
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
 
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=test CA")
-    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
+    # Python 3.13 checks by RFC 5280 (VERIFY_X509_STRICT): a CA says what its key is for, and each
+    # certificate which key has signed it.
+    usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=test CA", *usage)
+    extensions = (
+        "subjectAltName=DNS:localhost,IP:127.0.0.1",
+        "authorityKeyIdentifier=keyid",
+        "basicConstraints=CA:FALSE",
+    )
+    (folder / "extensions").write_text("\n".join(extensions))
     for name in ("server", "client"):
         openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        sign = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names")
+        sign = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "extensions")
         openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *sign)
     return True
