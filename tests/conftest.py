@@ -20,8 +20,22 @@ from tests.topologies import cluster
 CLUSTER = "cluster"
 
 
+#: Long suites with a command of their own (`make chaos`, `make failover`): run only if ``-m`` names them.
+LONG = {"chaos": "takes minutes", "failover": "takes a minute"}
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "leaks: the test may leave keys without a TTL in its namespace")
+    for name, why in LONG.items():
+        config.addinivalue_line("markers", f"{name}: {why}; runs with -m {name} only")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    unasked = [name for name in LONG if name not in config.getoption("markexpr")]
+    left_out = [item for item in items if any(map(item.get_closest_marker, unasked))]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -14,6 +14,7 @@ from penstock.errors import IdTaken, NotDurable, PayloadTooLarge, QueueFull, Sen
 from penstock.events import Observers, Sent
 from penstock.settings import Durability, Settings
 from penstock.streams import keys, produce
+from penstock.streams.calls import Call
 from penstock.streams.clients import Clients, PerLoop
 from penstock.streams.durable import Confirmation
 from penstock.streams.message import Message, encode_message
@@ -109,7 +110,8 @@ class Producer:
     def send_all(self, calls: Iterable[Outgoing]) -> list[tuple[str, bool]]:
         """(id, new?) of each call, in their order, in a round trip for each few hundred. All are tried;
         then the first error is raised, with `sent` = those that were accepted. `NotDurable` ends it at once."""
-        sent, errors = {}, []  # type: ignore[var-annotated]
+        sent: dict[int, tuple[str, bool]] = {}
+        errors: list[Exception] = []
         for queue, batch in batches(calls):
             if queue not in self._registered:
                 self._clients.sync.run(self._register(queue), self._settings.retry_for)
@@ -124,7 +126,8 @@ class Producer:
 
     async def asend_all(self, calls: Iterable[Outgoing]) -> list[tuple[str, bool]]:
         """As `send_all`."""
-        sent, errors = {}, []  # type: ignore[var-annotated]
+        sent: dict[int, tuple[str, bool]] = {}
+        errors: list[Exception] = []
         for queue, batch in batches(calls):
             if queue not in self._registered:
                 await self._clients.of_loop.run(self._register(queue), self._settings.retry_for)
@@ -141,7 +144,7 @@ class Producer:
         """Forget the running loop's outbox."""
         await self._outboxes.aclose()
 
-    def _enqueue(self, queue: str, batch: Sequence[Outgoing]):  # type: ignore[no-untyped-def]
+    def _enqueue(self, queue: str, batch: Sequence[Outgoing]) -> Call[list[Enqueued]]:
         return produce.enqueue(self._base(queue), [o.envelope for o in batch], self._settings.max_length)
 
     def _collect(
@@ -175,7 +178,7 @@ class Producer:
             return IdTaken(f"{outgoing.id!r} is the id of a task {answer.taken_by!r}, not {outgoing.envelope.name!r}")
         return self._clients.item_error(answer.error or "")
 
-    def _register(self, queue: str):  # type: ignore[no-untyped-def]
+    def _register(self, queue: str) -> Call[int]:
         return produce.register_queue(self._settings.namespace, queue)
 
     def _base(self, queue: str) -> str:

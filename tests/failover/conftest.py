@@ -1,4 +1,4 @@
-"""Leaves the long tests out unless ``-m failover`` asks for them; says how long there was no service."""
+"""Says how long there was no service."""
 
 from __future__ import annotations
 
@@ -16,19 +16,6 @@ from tests.topologies import cluster, sentinels
 
 MakeApp = Callable[..., App]
 _seen: list[str] = []
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "failover: takes a minute; runs with -m failover only")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "failover" in config.getoption("markexpr"):
-        return
-    left_out = [item for item in items if item.get_closest_marker("failover")]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
