@@ -15,7 +15,8 @@ from penstock.consumers.worker import Worker, WorkerOptions
 from penstock.errors import ConfigurationError, SyncInAsync
 from penstock.events import Observer, Observers
 from penstock.settings import Settings, check_name, load_settings
-from penstock.streams import produce
+from penstock.streams import keys, produce
+from penstock.streams.calls import Call
 from penstock.streams.clients import Clients
 from penstock.streams.connection import Connector
 from penstock.streams.listener import Listener
@@ -166,6 +167,28 @@ class App(TaskSet):
     def redrive(self, *ids: str) -> int:
         """Send these dead letters again; their number. See `DeadLetters.redrive`."""
         return redrive_all(self._clients, self.settings, ids)
+
+    def pause(self, queue: str) -> bool:
+        """Start nothing more of `queue`, in no worker, until `resume`; False if it was paused already.
+
+        What runs goes on. Tasks can be sent, scheduled and cancelled; they wait.
+        """
+        return self._clients.sync.run(self._pause(queue, True), self.settings.retry_for)
+
+    def resume(self, queue: str) -> bool:
+        """End a pause; workers go on at once. False if the queue was not paused."""
+        return self._clients.sync.run(self._pause(queue, False), self.settings.retry_for)
+
+    async def apause(self, queue: str) -> bool:
+        """As `pause`."""
+        return await self._clients.of_loop.run(self._pause(queue, True), self.settings.retry_for)
+
+    async def aresume(self, queue: str) -> bool:
+        """As `resume`."""
+        return await self._clients.of_loop.run(self._pause(queue, False), self.settings.retry_for)
+
+    def _pause(self, queue: str, paused: bool) -> Call[bool]:
+        return produce.pause(keys.base(self.settings.namespace, check_name("queue", queue)), paused)
 
     # Running
 

@@ -139,9 +139,14 @@ def load_settings(given: Mapping[str, Any], env: Mapping[str, str] | None = None
     return Settings(**values)
 
 
+def is_name(name: object) -> bool:
+    """Whether a namespace or a queue may have this name."""
+    return isinstance(name, str) and NAME.fullmatch(name) is not None and len(name) <= 100
+
+
 def check_name(what: str, name: object) -> str:
     """`name`, if it may be used in a key; else a ConfigurationError that says what may."""
-    if not isinstance(name, str) or not NAME.fullmatch(name) or len(name) > 100:
+    if not isinstance(name, str) or not is_name(name):
         raise ConfigurationError(f"{what} must be 1 to 100 letters, digits, '_', '.' or '-', not {name!r}")
     return name
 

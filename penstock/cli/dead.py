@@ -63,21 +63,22 @@ def show(broker: Broker, id: str) -> None:
     if output.wants_json():
         output.print_json(_as_json(letter))
         return
-    arguments = "(cannot be decoded)" if letter.args is None else _arguments(letter.args)
-    output.print_fields(
-        [
-            ("id", letter.id),
-            ("task", letter.name),
-            ("reason", letter.reason),
-            ("error", letter.error),
-            ("attempts", letter.attempts),
-            ("died", letter.died_at),
-            ("worker", letter.worker),
-            ("arguments", arguments),
-        ]
-    )
+    output.print_fields(_fields(letter))
     if letter.traceback:
-        click.echo(f"\n{letter.traceback.rstrip()}")
+        click.echo(f"\n{output.printable(letter.traceback.rstrip())}")
+
+
+def _fields(letter: DeadLetter) -> list[tuple[str, object]]:
+    return [
+        ("id", letter.id),
+        ("task", letter.name),
+        ("reason", letter.reason),
+        ("error", letter.error),
+        ("attempts", letter.attempts),
+        ("died", letter.died_at),
+        ("worker", letter.worker),
+        ("arguments", "(cannot be decoded)" if letter.args is None else _arguments(letter.args)),
+    ]
 
 
 def _arguments(args: Any) -> str:

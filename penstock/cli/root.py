@@ -26,6 +26,8 @@ COMMANDS = {
     "worker": Lazy("penstock.cli.worker", "Run tasks."),
     "demo": Lazy("penstock.cli.demo", "Index Python's standard library with two workers, and kill one on the way."),
     "queues": Lazy("penstock.cli.queues", "Show what each queue holds, and what became of its tasks."),
+    "pause": Lazy("penstock.cli.queues", "Start nothing more of a queue, in no worker."),
+    "resume": Lazy("penstock.cli.queues", "End a pause."),
     "workers": Lazy("penstock.cli.workers", "Show the workers that live, and what they do."),
     "doctor": Lazy("penstock.cli.doctor", "Check the server, the user's rights and the queues."),
     "info": Lazy("penstock.cli.tasks", "Show where a task is: state, times, attempts, worker, error."),

@@ -9,11 +9,9 @@ import msgspec
 
 from penstock.cli import output
 from penstock.cli.broker import Broker, with_broker
-from penstock.consumers.heartbeat import WorkerInfo
+from penstock.consumers.heartbeat import WorkerInfo, read_about
 from penstock.streams.inspect import Heard
 from penstock.streams.inspect import workers as all_workers
-
-_decode = msgspec.msgpack.Decoder(WorkerInfo).decode
 
 
 @click.command("workers")
@@ -24,20 +22,17 @@ def workers(broker: Broker) -> None:
     heard: how long ago the last heartbeat was; a worker sends one every 5 s, and one that was not
     heard of for 20 s is forgotten (its tasks run elsewhere after their lease).
     """
-    found = [(heard, _read(heard)) for heard in broker.run(all_workers(broker.settings.namespace))]
+    found = [(heard, read_about(heard.about)) for heard in broker.run(all_workers(broker.settings.namespace))]
     if output.wants_json():
         output.print_json([_as_json(heard, info) for heard, info in found])
         return
     columns = ["worker", "host", "pid", "queues", "running", "done", "up", "heard"]
-    rows = [[heard.consumer, *_cells(info), f"{output.ago(heard.ago)} ago"] for heard, info in found]
+    rows = [_row(heard, info) for heard, info in found]
     output.print_table(columns, rows, f"no worker in the namespace {broker.settings.namespace!r}")
 
 
-def _read(heard: Heard) -> WorkerInfo | None:
-    try:
-        return _decode(heard.about)
-    except msgspec.DecodeError:  # its own key has expired, or it is of another version
-        return None
+def _row(heard: Heard, info: WorkerInfo | None) -> list[object]:
+    return [heard.consumer, *_cells(info), f"{output.ago(heard.ago)} ago"]
 
 
 def _cells(info: WorkerInfo | None) -> list[object]:

@@ -68,6 +68,7 @@ class Fetcher:
         usable = self._state.usable()
         bases = [base for base in usable if self._state.slots.budget(self._state.queues[base]) > 0]
         if not bases:
+            self.idle = self._state.paused.issuperset(self._state.queues)
             await self._bell.wait(None if len(usable) == len(self._state.queues) else LEAVE_OUT)
             return 0.0
         try:
@@ -82,6 +83,11 @@ class Fetcher:
     def recheck(self) -> None:
         """Look for entries that were delivered without our knowing: another duty lost a reply."""
         self._faulted = True
+        self._unblock()
+
+    def look_again(self, base: str) -> None:
+        """A queue was resumed: read from it at once."""
+        self._state.look_again(base)
         self._unblock()
 
     async def stop(self) -> None:
@@ -108,7 +114,9 @@ class Fetcher:
             try:
                 with state.slots.asking(queue, budget):
                     batch = await state.client.run(call)
-                total += self._take(queue, batch)
+                state.tell_paused(base, batch.paused)
+                # A paused queue is not to be blocked on: begin again with the others.
+                total += self._take(queue, batch) or batch.paused
             except QUEUE_FAULTS as error:
                 state.leave_out(base, error)
                 total += 1  # not to be blocked on: begin again with the others

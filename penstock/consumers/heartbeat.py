@@ -6,12 +6,13 @@ import logging
 import os
 import socket
 import time
-from contextlib import suppress
+from typing import Annotated
 
 import msgspec
 
 from penstock.consumers.state import WorkerState
 from penstock.streams import consume, inspect
+from penstock.streams.message import UNDECODABLE
 
 log = logging.getLogger("penstock.worker")
 
@@ -21,8 +22,8 @@ INTERVAL = 5.0
 GONE_AFTER = 4 * INTERVAL
 #: Seconds between looks at the other workers' leases.
 LEARN_INTERVAL = 30.0
-#: Seconds after which a consumer that owns nothing is deleted. Deleting a live one does no harm: its
-#: next delivery makes it again.
+#: Seconds after which a consumer that owns nothing and has no heartbeat is deleted. One that was not heard of, and
+#: lives all the same, comes to no harm: its next delivery makes its consumer again.
 RETIRE_AFTER = 3600.0
 
 
@@ -32,11 +33,22 @@ class WorkerInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     consumer: str
     host: str
     pid: int
-    started_at: float
+    started_at: Annotated[float, msgspec.Meta(ge=0, lt=1e10)]
     queues: tuple[str, ...]
     running: int = 0
     done: int = 0
-    lease: float = 0.0
+    lease: Annotated[float, msgspec.Meta(ge=0, lt=1e10)] = 0.0
+
+
+def read_about(about: bytes) -> WorkerInfo | None:
+    """What a worker has said of itself; None: it is forgotten, of another version, or none of ours."""
+    try:
+        return _decode(about)
+    except UNDECODABLE:
+        return None
+
+
+_decode = msgspec.msgpack.Decoder(WorkerInfo).decode
 
 
 class Heartbeat:
@@ -69,21 +81,24 @@ class Heartbeat:
             log.warning("worker %s was not heard of for %.0f s", gone, GONE_AFTER)
         if time.monotonic() >= self._retire_at:
             self._retire_at = time.monotonic() + RETIRE_AFTER
-            for base in state.queues:
-                await state.client.run(consume.retire(base, RETIRE_AFTER))
+            await self._retire_gone()
         if time.monotonic() >= self._learn_at:
             await self._learn_leases()
             self._learn_at = time.monotonic() + LEARN_INTERVAL
         return INTERVAL
 
+    async def _retire_gone(self) -> None:
+        """Delete the consumers of processes that have died: those have left nobody who would."""
+        state = self._state
+        living = [heard.consumer for heard in await state.client.run(inspect.workers(state.settings.namespace))]
+        for base in state.queues:
+            await state.client.run(consume.retire(base, RETIRE_AFTER, living=living))
+
     async def _learn_leases(self) -> None:
         """Learn how long the others may go without renewing: who has a longer lease must not be robbed."""
         state, own = self._state, self._state.settings.lease
-        leases = [own]
-        for heard in await state.client.run(inspect.workers(state.settings.namespace)):
-            with suppress(msgspec.DecodeError):
-                leases.append(msgspec.msgpack.decode(heard.about, type=WorkerInfo).lease)
-        longest = max(leases)
+        others = [read_about(heard.about) for heard in await state.client.run(inspect.workers(state.settings.namespace))]
+        longest = max([own, *(info.lease for info in others if info is not None)])
         if longest > own and longest != state.reclaim_after:
             log.warning("another worker's lease is %g s and ours %g s; give all workers the same", longest, own)
         state.reclaim_after = longest

@@ -101,6 +101,7 @@ class Reclaimer:
                 self._fetcher.recheck()  # what the lost reply brought is ours now
                 raise
             self._intake.accept_all(queue, answer.batch)
+        state.tell_paused(base, answer.batch.paused)
         if answer.batch.read:
             log.warning("took over %d entries of %s from workers that stopped renewing", answer.batch.read, queue)
             state.observers.emit(Reclaimed(queue=queue, count=answer.batch.read))

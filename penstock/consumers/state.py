@@ -60,12 +60,26 @@ class WorkerState:
         #: Seconds without renewal after which an entry is taken over: the longest lease of all workers of
         #: this namespace, since theirs may differ from ours. None: not known yet.
         self.reclaim_after: float | None = None
+        #: Bases of the queues that were paused when they were asked last.
+        self.paused: set[str] = set()
         self._unusable: dict[str, float] = {}
 
     def usable(self) -> list[str]:
         """Bases of the queues that may be asked now."""
         now = time.monotonic()
         return [base for base in self.queues if self._unusable.get(base, 0.0) <= now]
+
+    def tell_paused(self, base: str, paused: bool) -> None:
+        """The server's word on a queue. A paused one is left out for a while, or until `look_again`."""
+        if paused != (base in self.paused):
+            log.info("queue %s is %s", self.queues[base], "paused: nothing of it starts" if paused else "resumed")
+            (self.paused.add if paused else self.paused.discard)(base)
+        if paused:
+            self._unusable[base] = time.monotonic() + LEAVE_OUT
+
+    def look_again(self, base: str) -> None:
+        """A queue that was left out may be asked now."""
+        self._unusable.pop(base, None)
 
     def entry_stuck(self, queue: str, error: str) -> None:
         """An entry, or a parked task, stays where it is because of `error`. Logged and told."""

@@ -61,7 +61,7 @@ class Watch:
         state = self._state
         if not self._fetcher.idle or len(state.in_flight) or len(self._settler):
             return False
-        for base in state.queues:
+        for base in state.queues.keys() - state.paused:
             answer = await state.client.run(consume.promote(base, 100))
             if answer.moved or (answer.next is not None and self._options.burst == "all"):
                 return False

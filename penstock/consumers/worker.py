@@ -142,7 +142,7 @@ class Worker:
                     duties.start_soon(runner.run)
                 duties.start_soon(every, settler.once, link, settler.bell)
                 duties.start_soon(every, heartbeat.once, link)
-                duties.start_soon(every, Control(state, promoter).once, link)
+                duties.start_soon(every, Control(state, promoter, fetcher, reclaimer).once, link)
                 duties.start_soon(every, promoter.once, link, promoter.bell)
                 duties.start_soon(every, reclaimer.once, link, reclaimer.bell)
                 duties.start_soon(every, fetcher.once, link)

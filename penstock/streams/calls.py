@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
+from penstock.streams.faults import passing_error
 from penstock.streams.scripts import Script
 
 T_co = TypeVar("T_co", covariant=True)
@@ -46,8 +47,18 @@ def command(*args: Arg, read: Callable[[Any], T_co]) -> Call[T_co]:
 
 
 def failed(reply: object) -> str | None:
-    """The error of one item of a batch, or None (see `guarded` in the scripts' prelude)."""
-    return reply[1:].decode(errors="replace") if isinstance(reply, bytes) and reply[:1] == b"!" else None
+    """The error of one item of a batch, or None (see `guarded` in the scripts' prelude).
+
+    One that is the server's and not the item's is raised, as if the whole call had failed: it may be
+    sent again, and what it has done already stays as it is.
+    """
+    if not isinstance(reply, bytes) or reply[:1] != b"!":
+        return None
+    text = reply[1:].decode(errors="replace")
+    passing = passing_error(text)
+    if passing is not None:
+        raise passing
+    return text
 
 
 def ms(seconds: float) -> int:

@@ -122,7 +122,10 @@ class AsyncClient(_Client):
             return await self._or_error(call)
         if isinstance(reply, Exception):
             return self._error(reply)
-        return call.read(reply)
+        try:
+            return call.read(reply)
+        except FAULTS as fault:  # the server refused each item of it
+            return self._error(fault)
 
     async def _or_error(self, call: Call[T]) -> T | BrokerError:
         try:

@@ -60,6 +60,8 @@ class Batch(msgspec.Struct, frozen=True):
     deliveries: list[Delivery]
     #: An entry that could not be admitted, and why; "" if there is none.
     problem: str
+    #: The queue is paused: nothing was read.
+    paused: bool = False
 
 
 class Reclaimed(msgspec.Struct, frozen=True):
@@ -147,7 +149,7 @@ def promote(base: str, limit: int) -> Call[Promoted]:
     def read(r: list[object]) -> Promoted:
         moved, wait, problem = r
         assert isinstance(wait, int)
-        return Promoted(moved, None if wait < 0 else wait / 1000, problem[1:].decode())  # type: ignore[arg-type,index]
+        return Promoted(moved, None if wait < 0 else wait / 1000, problem[1:].decode(errors="replace"))  # type: ignore[arg-type,index]
 
     return Call(_PROMOTE, keys.routed(base), (limit,), read)
 
@@ -177,15 +179,16 @@ def occupied(bases: Sequence[str]) -> Call[set[str]]:
     return command("XREAD", "COUNT", 1, "STREAMS", *streams, *["0"] * len(streams), read=read)
 
 
-def retire(base: str, idle: float, consumers: Sequence[str] = ()) -> Call[int]:
-    """Delete consumers (all without names) that own nothing and were idle for `idle` seconds."""
-    return Call(_RETIRE, keys.routed(base), (ms(idle), *consumers), int)
+def retire(base: str, idle: float, consumers: Sequence[str] = (), living: Sequence[str] = ()) -> Call[int]:
+    """Delete `consumers` (none: all but the `living`) that own nothing and were idle for `idle` seconds."""
+    named = ("these", *consumers) if consumers else ("others", *living)
+    return Call(_RETIRE, keys.routed(base), (ms(idle), *named), int)
 
 
 def heartbeat(namespace: str, consumer: str, about: bytes, ttl: float, queues: Sequence[str]) -> Call[list[str]]:
     """Say that a worker lives; names of those that have not said so for `ttl` seconds."""
     names = (keys.workers(namespace), keys.worker(namespace, consumer), keys.queues(namespace))
-    return Call(_HEARTBEAT, names, (consumer, about, ms(ttl), *queues), lambda r: [name.decode() for name in r])
+    return Call(_HEARTBEAT, names, (consumer, about, ms(ttl), *queues), lambda r: [name.decode(errors="replace") for name in r])
 
 
 def forget_worker(namespace: str, consumer: str) -> list[Call[int]]:
@@ -199,4 +202,4 @@ def forget_worker(namespace: str, consumer: str) -> list[Call[int]]:
 def _batch(base: str, queue: str, reply: list[object]) -> Batch:
     now, read, flat, problem = reply[:4]
     deliveries = [Delivery(base, queue, now, flat[i : i + 6]) for i in range(0, len(flat), 6)]  # type: ignore[arg-type,index]
-    return Batch(read, deliveries, problem.decode(errors="replace"))  # type: ignore[arg-type,attr-defined]
+    return Batch(max(0, read), deliveries, problem.decode(errors="replace"), read == -1)  # type: ignore[attr-defined,call-overload]

@@ -1,6 +1,6 @@
-"""What workers are told at once, by pub/sub: a task to cancel, or a parked task that is due earlier.
+"""What workers are told at once, by pub/sub: a task to cancel, a parked task that is due earlier, a queue that goes on.
 
-Nothing depends on a message arriving: renewals also bring cancels, and the promoter looks by itself.
+Nothing depends on a message arriving: renewals also bring cancels, and workers look by themselves.
 """
 
 from __future__ import annotations
@@ -16,10 +16,17 @@ from penstock.streams.connection import Connector, translate
 
 
 class Told(msgspec.Struct, frozen=True):
-    """One message: `cancel` is the key of a task to cancel; without it, look at what is due."""
+    """One message: `cancel` is the key of a task to cancel, `resumed` that the queue goes on; else look what is due."""
 
     base: str
     cancel: str | None = None
+    resumed: bool = False
+
+
+def told(base: str, data: bytes) -> Told:
+    """What a message on a queue's channel says."""
+    word, _, key = data.decode(errors="replace").partition(" ")
+    return Told(base, key if word == "cancel" else None, resumed=word == "resume")
 
 
 async def listen(connector: Connector, bases: Sequence[str]) -> AsyncIterator[Told]:
@@ -40,8 +47,7 @@ async def listen(connector: Connector, bases: Sequence[str]) -> AsyncIterator[To
                 if message["type"] == "subscribe":
                     yield Told(base)
                 elif message["type"] == "message":
-                    word, _, key = message["data"].decode(errors="replace").partition(" ")
-                    yield Told(base, key if word == "cancel" else None)
+                    yield told(base, message["data"])
     except FAULTS as fault:
         raise _error(connector, fault) from fault
     finally:

@@ -33,6 +33,11 @@ from penstock.errors import (
 _PASSING = frozenset({"BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "READONLY", "TRYAGAIN"})
 _REFUSALS = frozenset({"NOAUTH", "WRONGPASS", "NOPERM"})
 _CODES = _PASSING | _REFUSALS | {"OOM", "WRONGTYPE"}
+#: What to do about an error whose own text does not say it, or not on every server.
+_ADVICE = {
+    "BUSY": "a script or function of somebody's holds the server; SCRIPT KILL or FUNCTION KILL ends it",
+    "MISCONF": "the server cannot write to its disk, and takes no writes until it can; is the disk full?",
+}
 #: Within a script's error the code stands in the middle: Redis 6.2 says "ERR Error running script
 #: (call to f_..): @user_script:1: @user_script: 1: -OOM command not allowed ..", 7.0 and later put
 #: it first; a script that catches the error and returns it may do either.
@@ -54,7 +59,10 @@ def translate(exc: BaseException, display: str, source: str = "argument") -> Bro
         return exc
     cause = _root(exc)
     code = _code(cause)
-    text = f"{display}: {_text(cause)}"
+    said = _text(cause)
+    if code in _ADVICE:
+        said = f"{said} ({_ADVICE[code]})"
+    text = f"{display}: {said}"
     if isinstance(cause, redis.AuthenticationError) or code in ("NOAUTH", "WRONGPASS"):
         return AuthenticationFailed(text)
     if isinstance(cause, AuthorizationError) or code == "NOPERM":
@@ -65,15 +73,17 @@ def translate(exc: BaseException, display: str, source: str = "argument") -> Bro
         return ServerOutOfMemory(text)
     if code == "WRONGTYPE":
         return WrongKeyType(text)
+    if code == "BUSY":  # it answers nothing else to anybody
+        return BrokerUnavailable(f"no answer from {text}")
     if not _unreachable(cause):
         return BrokerError(text)
     if source == "default":
         return BrokerUnavailable(
-            f"no Redis or Valkey server answers at {display}, the default ({_text(cause)}). Start one there, name "
+            f"no Redis or Valkey server answers at {display}, the default ({said}). Start one there, name "
             'yours by App(url=...) or PENSTOCK_URL, or let penstock run one: App(url="embedded://DIR") or '
             "PENSTOCK_URL=embedded://DIR"
         )
-    return BrokerUnavailable(f"no answer from {display}: {_text(cause)}")
+    return BrokerUnavailable(f"no answer from {text}")
 
 
 def is_transient(exc: BaseException) -> bool:
@@ -90,6 +100,13 @@ def is_transient(exc: BaseException) -> bool:
     if isinstance(cause, redis.AuthenticationError | AuthorizationError) or _code(cause) in _REFUSALS:
         return False
     return _unreachable(cause) or _code(cause) in _PASSING
+
+
+def passing_error(text: str) -> redis.ResponseError | None:
+    """The error of one item of a batch, if it is none of that item's: the server refuses all writes for a
+    while (READONLY, MISCONF, NOREPLICAS). A script that isolates its items catches it for each of them."""
+    error = redis.ResponseError(text.strip())
+    return error if _code(error) in _PASSING else None
 
 
 def as_redis_error(exc: RedisClusterException) -> redis.RedisError:
@@ -193,5 +210,5 @@ def _code(exc: BaseException) -> str:
 
 def _text(exc: BaseException) -> str:
     code = getattr(exc, "status_code", None)
-    text = str(exc) or type(exc).__name__
+    text = str(exc).strip() or type(exc).__name__  # 6.2 ends errors in scripts with a line break
     return f"{code} {text}" if code and code != "ERR" and not text.startswith(code) else text

@@ -8,6 +8,7 @@ import msgspec
 
 from penstock.streams import keys
 from penstock.streams.calls import Call, command, ms
+from penstock.streams.record import number
 from penstock.streams.scripts import load
 
 _INSPECT, _WORKERS, _STUCK = load("inspect"), load("workers"), load("stuck")
@@ -34,6 +35,8 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     #: Seconds until the first scheduled task is due (negative: overdue); None: nothing is scheduled.
     due_in: float | None
     dead: int
+    #: Seconds since the queue was paused; None: it is not.
+    paused: float | None
     #: outcome -> task name -> how many, since the queue began.
     counters: dict[str, dict[str, int]]
 
@@ -81,7 +84,7 @@ def queue_stats(base: str, queue: str) -> Call[QueueStats]:
     """What a queue holds: one round trip, O(1) however much that is."""
 
     def read(reply: list[object]) -> QueueStats:
-        now, parked, due, dead, counters, *lanes = reply
+        now, parked, due, dead, counters, paused, *lanes = reply
         assert isinstance(now, int) and isinstance(parked, int) and isinstance(dead, int)
         return QueueStats(
             queue=queue,
@@ -89,6 +92,7 @@ def queue_stats(base: str, queue: str) -> Call[QueueStats]:
             scheduled=parked,
             due_in=(float(due) - now) / 1000 if due else None,  # type: ignore[arg-type]
             dead=dead,
+            paused=(now - (number(paused) or now)) / 1000 if paused else None,  # type: ignore[arg-type]
             counters=_counters(counters),  # type: ignore[arg-type]
         )
 
@@ -107,7 +111,8 @@ def _counters(flat: list[bytes]) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = defaultdict(dict)
     for field, value in zip(flat[::2], flat[1::2], strict=True):
         outcome, _, task = field.decode(errors="replace").partition("|")
-        found[outcome][task] = int(value)
+        if (count := number(value)) is not None:
+            found[outcome][task] = count
     return dict(found)
 
 

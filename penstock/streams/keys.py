@@ -62,8 +62,13 @@ def counters(base: str) -> str:
     return f"{base}:m"
 
 
+def paused(base: str) -> str:
+    """String: since when (ms) the queue is paused. Until it is resumed."""
+    return f"{base}:paused"
+
+
 def control_channel(base: str) -> str:
-    """Pub/sub: to the queue's workers: ``due`` (there is an earlier head), ``cancel <key>``."""
+    """Pub/sub: to the queue's workers: ``due`` (there is an earlier head), ``cancel <key>``, ``resume``."""
     return f"{base}:c"
 
 
@@ -88,4 +93,4 @@ def worker(namespace: str, consumer: str) -> str:
 
 
 #: Suffixes of keys that may live without a TTL while nothing is queued (for the tests' leak check).
-PERMANENT = (":s:high", ":s:default", ":s:low", ":z", ":dead", ":m", ":queues", ":workers")
+PERMANENT = (":s:high", ":s:default", ":s:low", ":z", ":dead", ":m", ":paused", ":queues", ":workers")

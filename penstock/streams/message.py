@@ -58,6 +58,10 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = "error"
 
 
+#: What decoding raises for bytes that are no message. msgspec lets two errors through: for text that is no UTF-8,
+#: and for what nests deeper than Python's stack is high.
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
 _encoder = msgspec.msgpack.Encoder()
 encode_message = _encoder.encode
 encode_failure = _encoder.encode

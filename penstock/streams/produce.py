@@ -1,20 +1,22 @@
-"""The verbs of those who send and ask: enqueue, read, cancel, redrive, dead letters."""
+"""The verbs of those who send and ask: enqueue, read, cancel, redrive, dead letters, pause."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from penstock.settings import is_name
 from penstock.streams import keys
 from penstock.streams.calls import Arg, Call, command, failed, ms
-from penstock.streams.record import Record
+from penstock.streams.record import Record, moment
 from penstock.streams.scripts import load
 
 _ENQUEUE, _READ, _CANCEL, _REDRIVE = load("enqueue"), load("read"), load("cancel"), load("redrive")
+_PAUSE = load("pause")
 
 #: Tasks per script call: a script blocks the server while it runs (1000 take about 5 ms).
 BATCH_TASKS = 500
@@ -68,7 +70,7 @@ def _read_rare(reply: bytes | int) -> Enqueued:
     if isinstance(reply, int):
         return _EXISTS if reply == 0 else _FULL
     error = failed(reply)
-    return Enqueued(taken_by=reply.decode()) if error is None else Enqueued(error=error)
+    return Enqueued(taken_by=reply.decode(errors="replace")) if error is None else Enqueued(error=error)
 
 
 def register_queue(namespace: str, queue: str) -> Call[int]:
@@ -77,8 +79,13 @@ def register_queue(namespace: str, queue: str) -> Call[int]:
 
 
 def queue_names(namespace: str) -> Call[list[str]]:
-    """All queues ever sent to or served, sorted."""
-    return command("SMEMBERS", keys.queues(namespace), read=lambda r: sorted(name.decode() for name in r))
+    """All queues ever sent to or served, sorted; without what somebody else has written there, and names no queue."""
+
+    def read(reply: Iterable[bytes]) -> list[str]:
+        names = (name.decode(errors="replace") for name in reply)
+        return sorted(name for name in names if is_name(name))
+
+    return command("SMEMBERS", keys.queues(namespace), read=read)
 
 
 def read_record(base: str, id: str, key: str, listener: str = "") -> Call[Record | None]:
@@ -128,7 +135,7 @@ def dead_letters(base: str, limit: int) -> Call[list[DeadLetter]]:
         flat = not reply or isinstance(reply[0], bytes)
         pairs = zip(reply[::2], reply[1::2], strict=True) if flat else reply
         return [
-            DeadLetter(key.decode(errors="replace"), datetime.fromtimestamp(float(died) / 1000, UTC))
+            DeadLetter(key.decode(errors="replace"), moment(float(died)))
             for key, died in pairs
         ]
 
@@ -145,6 +152,11 @@ def redrive(base: str, task_keys: Sequence[str] = (), limit: int = 1000) -> Call
     or cannot be sent."""
     args: list[Arg] = [limit, _token(), *task_keys]
     return Call(_REDRIVE, keys.routed(base), args, lambda r: (int(r[0]), [k.decode(errors="replace") for k in r[1]]))
+
+
+def pause(base: str, paused: bool) -> Call[bool]:
+    """Pause a queue, or resume it; False if it was so already."""
+    return Call(_PAUSE, keys.routed(base), ("pause" if paused else "resume",), lambda r: r == 1)
 
 
 def _token() -> str:

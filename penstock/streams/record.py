@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from enum import StrEnum
 
 import msgspec
 
-from penstock.streams.message import Failure, decode_failure
+from penstock.errors import WrongKeyType
+from penstock.streams.message import UNDECODABLE, Failure, decode_failure
 
 
 class State(StrEnum):
@@ -65,7 +67,11 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Record:
-    """A record as read from Redis, with the result or failure that is stored beside it."""
+    """A record as read from Redis, with the result or failure that is stored beside it.
+
+    Somebody else may have written its fields: what is no number or no time is left out, what is no text is
+    shown as far as it is one. Without a state of ours it is no record: `state` raises `WrongKeyType`.
+    """
 
     __slots__ = ("_fields", "_stored", "id")
 
@@ -76,11 +82,14 @@ class Record:
 
     @property
     def state(self) -> State:
-        return STATES[self._fields.get(b"s", b"q")]
+        letter = self._fields.get(b"s", b"q")
+        if letter not in STATES:
+            raise WrongKeyType(f"the record of {self.id!r} is none of penstock's: its state is {letter[:20]!r}")
+        return STATES[letter]
 
     @property
     def name(self) -> str:
-        return self._fields.get(b"n", b"?").decode()
+        return self._text(b"n") or "?"
 
     @property
     def value(self) -> bytes | None:
@@ -92,7 +101,10 @@ class Record:
         """Why the task failed; None if it did not."""
         if self.state is not State.FAILED or self._stored is None:
             return None
-        return decode_failure(self._stored)
+        try:
+            return decode_failure(self._stored)
+        except UNDECODABLE:
+            return Failure("Unknown", "the details of this failure cannot be decoded")
 
     def info(self) -> TaskInfo:
         state, number, failure = self.state, self._number, self.failure
@@ -101,7 +113,7 @@ class Record:
             id=self.id,
             name=self.name,
             queue=self.id.partition(":")[0],
-            priority=self._fields.get(b"p", b"default").decode(),
+            priority=self._text(b"p") or "default",
             state=state,
             attempt=number(b"a") + (1 if number(b"b") and (running or state.finished) else 0),
             deliveries=number(b"d"),
@@ -115,7 +127,7 @@ class Record:
         )
 
     def _number(self, field: bytes) -> int:
-        return int(self._fields.get(field, 0))
+        return number(self._fields.get(field)) or 0
 
     def _time(self, field: bytes) -> datetime | None:
         return _at(self._fields.get(field))
@@ -125,5 +137,20 @@ class Record:
         return value.decode(errors="replace") if value else None
 
 
-def _at(milliseconds: bytes | None) -> datetime | None:
-    return datetime.fromtimestamp(int(milliseconds) / 1000, UTC) if milliseconds else None
+def number(text: bytes | None) -> int | None:
+    """A whole number as scripts write it; None if it is none."""
+    return int(text) if text and _NUMBER.fullmatch(text) else None
+
+
+def moment(milliseconds: float) -> datetime:
+    """A time of the server's. One that no calendar has becomes the first or last that has a local time everywhere."""
+    return datetime.fromtimestamp(min(max(_FIRST, milliseconds), _LAST) / 1000, UTC)
+
+
+def _at(text: bytes | None) -> datetime | None:
+    found = number(text)
+    return None if found is None else moment(found)
+
+
+_NUMBER = re.compile(rb"-?[0-9]{1,20}")
+_FIRST, _LAST = 0.0, 253_402_214_400_000.0  # 9999-12-31

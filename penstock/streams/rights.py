@@ -61,14 +61,15 @@ INSPECTOR = Role(
     (_QUEUES, _NAMESPACE),
 )  # fmt: skip
 
-#: Sends dead letters again. Who also looks for them needs INSPECTOR, too.
+#: Sends dead letters again, pauses and resumes queues. Who also looks needs INSPECTOR, too.
 OPERATOR = Role(
     "operator",
     (
-        *_ALL, "del", "get", "hdel", "hmget", "hset", "hsetnx", "persist", "smembers", "xadd", "zrange", "zrem",
-        "zscore",
+        *_ALL, "del", "get", "hdel", "hmget", "hset", "hsetnx", "persist", "publish", "set", "smembers", "time", "xadd",
+        "zrange", "zrem", "zscore",
     ),
     (_QUEUES, "{%n}:queues"),
+    (_QUEUES,),
 )  # fmt: skip
 
 ROLES = {role.name: role for role in (PRODUCER, WORKER, INSPECTOR, OPERATOR)}

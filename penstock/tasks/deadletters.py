@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -12,8 +12,8 @@ from penstock.errors import ConfigurationError, TaskNotFound
 from penstock.settings import Settings
 from penstock.streams import inspect, keys, produce
 from penstock.streams.clients import Clients
-from penstock.streams.message import decode_message
-from penstock.streams.record import Record
+from penstock.streams.message import UNDECODABLE, decode_message
+from penstock.streams.record import Record, moment
 from penstock.tasks.results import split_id
 
 
@@ -53,7 +53,7 @@ class DeadLetters:
         """One dead letter. Raises `TaskNotFound` if there is none of this id."""
         key = self._key(id)
         died = self._clients.sync.run(inspect.died_at(self._base, key), self._retry_for)
-        letter = None if died is None else self._letter(key, datetime.fromtimestamp(died, UTC))
+        letter = None if died is None else self._letter(key, moment(died * 1000))
         if letter is None:
             raise TaskNotFound(f"no dead letter {id!r}")
         return letter
@@ -105,7 +105,7 @@ def _assemble(record: Record, message: bytes, died_at: datetime) -> DeadLetter:
 def _arguments(message: bytes) -> Any:
     try:
         return msgspec.msgpack.decode(decode_message(message).args)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return None
 
 

@@ -94,6 +94,26 @@ def test_ready_is_right_after_redeliveries_and_deletions(
     assert mail["ready"]["low"] == 2 and mail["running"]["low"] == 2
 
 
+def test_pause_and_resume(cli: Any, send: Send, worker: Start) -> None:
+    waiting = send("add", 1, queue="mail")
+    assert cli("pause", "mail", "mial").splitlines() == [
+        "mail  paused",
+        "mial  paused; so far there is no such queue; did you mean 'mail'?",
+    ]
+    assert cli("pause", "mail", "--json") == [{"queue": "mail", "paused": True, "changed": False}]
+    assert cli("queues", "--json", "mail")[0]["paused_seconds"] >= 0 and "mail (paused" in cli("queues")
+    assert worker("--burst").wait() == 0
+    assert cli("info", waiting.id, "--json")["state"] == "queued"
+    assert (
+        cli("resume", "mail", "mial")
+        == "mail  resumed\nmial  resumed; so far there is no such queue; did you mean 'mail'?\n"
+    )
+    assert cli("resume", "mail").split("  ")[1] == "was not paused\n"
+    assert cli("queues", "--json", "mail")[0]["paused_seconds"] is None
+    assert worker("--burst").wait() == 0
+    assert waiting.get(timeout=20) == 3
+
+
 def test_an_empty_namespace(cli: Any, namespace: str) -> None:
     assert cli("queues") == f"no queue in the namespace '{namespace}'\n" and cli("queues", "--json") == []
     assert cli("workers") == f"no worker in the namespace '{namespace}'\n" and cli("workers", "--json") == []

@@ -29,6 +29,7 @@ def calls(q: Queue) -> dict[str, Call[Any]]:
         produce.read_record(base, "q:none", "none"),
         produce.cancel(base, ["none"], 1),
         produce.redrive(base),
+        produce.pause(base, False),
         consume.fetch(base, name, "a", 1, QUOTAS, 1),
         consume.admit(base, name, "a", [("default", "1-1")], 1),
         consume.orphans(base, name, "a", "default", [], 1, 1),

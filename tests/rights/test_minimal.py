@@ -149,13 +149,15 @@ async def inspects(part: Part) -> None:
 
 
 async def operates(part: Part) -> None:
-    """Dead letters are sent again."""
+    """Dead letters are sent again, queues are paused and resumed."""
     q = part.q
     q.bury("a", *q.start("k", "l"))
     await part.run(
         produce.queue_names(q.namespace),
         produce.redrive(q.base, ["k"]),
         produce.redrive(q.base),
+        produce.pause(q.base, True),
+        produce.pause(q.base, False),
     )
 
 

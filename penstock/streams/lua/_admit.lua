@@ -4,11 +4,22 @@ local function end_unstarted(key, state, outcome, now)
   count(outcome, call('HGET', RECORD .. key, 'n') or '?')
 end
 
--- The one gate to a start, whichever way an entry came. What was cancelled or expired ends here, and an
--- entry that its record no longer points at (a copy that a failover brought back) is dropped. Returns
--- retries and deliveries so far, this one included, or nothing when the entry was dropped.
+-- Nothing starts while its queue is paused: then nothing is read or taken over either.
+local paused = call('GET', PAUSED)
+
+-- Only a blocking read brings an entry of a paused queue: it goes back, to the end of its stream.
+local function put_back(stream, entry, key, message)
+  local again = call('XADD', stream, '*', 'k', key, 'm', message)
+  call('HSETNX', RECORD .. key, 't', entry:match('^%d+'))
+  call('HSET', RECORD .. key, 's', 'q', 'e', again)
+  drop(stream, entry)
+end
+
+-- The one gate to a start, whichever way an entry came. What was cancelled or expired ends here, what is
+-- paused goes back, and an entry that its record no longer points at (a copy that a failover brought back)
+-- is dropped. Returns retries and deliveries so far, this one included, or nothing when it does not start.
 -- 'd' counts deliveries that were started and not yet ended in order: what is left over are crashes.
-local function admit(priority, entry, key, now, me)
+local function admit(priority, entry, key, message, now, me)
   local stream, record = STREAM .. priority, RECORD .. key
   local r = call('HMGET', record, 's', 'e', 'c', 'x', 'b', 'a', 'd')
   local state = r[1]
@@ -23,6 +34,7 @@ local function admit(priority, entry, key, now, me)
     end_unstarted(key, 'e', 'expired', now)
     return drop(stream, entry)
   end
+  if paused then return put_back(stream, entry, key, message) end
   local deliveries = (tonumber(r[7]) or 0) + 1
   call('HSET', record, 's', 'r', 'w', me, 'b', now, 'd', deliveries)
   if not state then call('HSET', record, 'e', entry, 'p', priority) end
@@ -51,7 +63,7 @@ local function deliver(out, priority, entry, fields, now, me)
   local retries, deliveries = 0, 1
   if key then
     local ok
-    ok, retries, deliveries = pcall(admit, priority, entry, key, now, me)
+    ok, retries, deliveries = pcall(admit, priority, entry, key, message, now, me)
     if not ok then problem = 'record of ' .. key .. ': ' .. tostring(type(retries) == 'table' and retries.err or retries) end
     if not ok or not retries then return end
   else

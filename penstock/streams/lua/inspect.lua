@@ -3,11 +3,12 @@
 -- `lag` turns nil with the first deleted entry, on all servers.)
 -- KEYS  1 base
 -- ARGV  none
--- reply {now in ms, parked, when the first parked is due in ms or '', dead, counters,
+-- reply {now in ms, parked, when the first parked is due in ms or '', dead, counters, since when it is paused in ms or '',
 --        then per priority: its name, entries, delivered, id of the oldest undelivered entry or ''}
 -- include: prelude
 local first = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
-local out = { clock(), call('ZCARD', DUE), first[2] or '', call('ZCARD', DEAD), call('HGETALL', COUNTERS) }
+local out = { clock(), call('ZCARD', DUE), first[2] or '', call('ZCARD', DEAD), call('HGETALL', COUNTERS),
+  call('GET', PAUSED) or '' }
 for _, priority in ipairs({ 'high', 'default', 'low' }) do
   local stream, pending, last, oldest = STREAM .. priority, 0, '0-0', {}
   local length = call('XLEN', stream)

@@ -8,11 +8,12 @@
 -- KEYS  1 base
 -- ARGV  1 consumer, 2 TTL in ms, 3 priority, 4 lease in ms, 5 cursor, 6 most entries, 7 suspects (0 or 1),
 --       8 delivered entries up to which all are passed over in one step
--- reply {now, entries taken, [priority, entry, key, message, retries, deliveries] flat, problem or '', next cursor, held}
+-- reply {now, entries taken (-1: paused), [priority, entry, key, message, retries, deliveries] flat, problem or '', next cursor, held}
 -- include: prelude
 local TTL = ARGV[2]
 -- include: finish
 -- include: admit
+if paused then return { clock(), -1, {}, '', '0-0', 0 } end
 local me, priority, lease, suspects = ARGV[1], ARGV[3], ARGV[4], tonumber(ARGV[7])
 local stream, now, out, taken, held = STREAM .. priority, clock(), {}, 0, 0
 local cursor, most, looked, LOOK = ARGV[5], tonumber(ARGV[6]), 0, 1000
