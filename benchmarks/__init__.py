@@ -1,0 +1,1 @@
+"""Measures penstock, and its peers beside it: ``python -m benchmarks``. See README.md."""
