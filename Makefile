@@ -4,14 +4,20 @@
 #   VENV     where it is kept
 #   ARGS     more arguments for pytest:  make test ARGS="-k retry -x"
 #   JOBS     test processes; auto: one for each core
+#   FUZZ     seconds of fuzzing, for all targets together
 #   STORM    arguments of the storm:  make chaos STORM="--tasks 1000000 --seconds 1800 --report storm.md"
+#   PEERS    what is measured beside penstock:  make bench PEERS=all, or PEERS=streaq,taskiq
+#   BENCH    more arguments of the benchmark:  make bench BENCH="--runs 7 --scenarios drain,latency --report bench.md"
 
 SHELL := /bin/sh
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= auto
 ARGS ?=
+FUZZ ?= 60
 STORM ?=
+PEERS ?=
+BENCH ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 DECLARED := pyproject.toml constraints.txt
@@ -19,7 +25,7 @@ DECLARED := pyproject.toml constraints.txt
 .DEFAULT_GOAL := help
 # Two targets at once would install into one environment at once.
 .NOTPARALLEL:
-.PHONY: help demo test failover chaos check format test-all-pythons clean
+.PHONY: help demo test test-acl test-tls failover chaos fuzz bench check format test-all-pythons clean
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -30,12 +36,24 @@ demo: $(VENV)/.runtime ## Index Python's standard library with two workers, and 
 test: $(VENV)/.dev ## Run all tests, against real servers (under 6 minutes)
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
+test-acl: $(VENV)/.dev ## Run them once more, by a user with the documented rights and no others (8 minutes)
+	$(BIN)/python -m pytest -n $(JOBS) --access=acl $(ARGS)
+
+test-tls: $(VENV)/.dev ## Run them once more, through TLS only (10 minutes)
+	$(BIN)/python -m pytest -n $(JOBS) --access=tls $(ARGS)
+
 failover: $(VENV)/.dev ## Kill primaries of a Cluster and behind Sentinel under load (2 minutes); prints the time without service
 	$(BIN)/python -m pytest -m "failover or not failover" tests/failover $(ARGS)
 
 chaos: $(VENV)/.dev ## Break every request once, then kill workers under load; nothing may be lost (5 minutes)
 	$(BIN)/python -m pytest -n $(JOBS) -m chaos tests/chaos $(ARGS)
 	$(BIN)/python -m tests.chaos.storm $(STORM)
+
+fuzz: $(VENV)/.dev ## Fuzz all that reads what others may have written into Redis (a minute; FUZZ=3600 for an hour)
+	$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ)
+
+bench: $(VENV)/.runtime ## Measure penstock (8 minutes), with PEERS=all beside its peers (70 minutes); nothing else should run
+	$(BIN)/python -m benchmarks --peers "$(PEERS)" $(BENCH)
 
 check: $(VENV)/.dev ## Formatter, linter, both type checkers, tests of layers, caps and public names
 	$(BIN)/ruff format --check .
@@ -57,7 +75,7 @@ test-all-pythons: ## make test on Python 3.11, 3.12 and 3.13, those that are fou
 	done; test -n "$$found"
 
 clean: ## Remove environments, caches and builds
-	rm -rf .venv .venv-3.* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-3.* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The virtual environment. Two stamps, so that the demo need not wait for development tools.

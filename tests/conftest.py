@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from penstock.streams import keys
+from tests import access_run
 from tests.servers import DEFAULT, SERVERS, Server, find_leaks
 from tests.topologies import cluster
 
@@ -24,7 +25,17 @@ CLUSTER = "cluster"
 LONG = {"chaos": "takes minutes", "failover": "takes a minute"}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--access",
+        choices=["open", "acl", "tls"],
+        default="open",
+        help="acl: each server demands a user, who has the documented rights only; tls: it speaks TLS only",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    access_run.configure(config)
     config.addinivalue_line("markers", "leaks: the test may leave keys without a TTL in its namespace")
     for name, why in LONG.items():
         config.addinivalue_line("markers", f"{name}: {why}; runs with -m {name} only")
@@ -157,7 +168,9 @@ def namespace(request: pytest.FixtureRequest) -> Iterator[str]:
     server = _server_of(request)  # before the test's own fixtures, hence stopped after this check
     # On a cluster: one that this node serves, with its queue `q`, so that `raw` sees them.
     name = next(n for _ in range(1000) if server.owns(n := f"t-{secrets.token_hex(6)}", f"{n}:q"))
+    access_run.enter(name)
     yield name
+    refused = access_run.refused()
     leaks: list[str] = []
     for each in server.peers:
         if not each.running:
@@ -167,5 +180,9 @@ def namespace(request: pytest.FixtureRequest) -> Iterator[str]:
             leaks += find_leaks(client, name, keys.PERMANENT)
             for key in client.scan_iter(match=f"{{{name}*", count=1000):
                 client.unlink(key)
-    if leaks and request.node.get_closest_marker("leaks") is None and not request.node.stash.get(_failed, True):
+    if request.node.stash.get(_failed, True):
+        return
+    if refused:
+        pytest.fail(f"the documented rights are not enough: {sorted(refused)}")
+    if leaks and request.node.get_closest_marker("leaks") is None:
         pytest.fail(f"keys without TTL and without owner: {leaks}")

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from tests.access import ACCESS
 
 Wrap = Callable[[socket.socket], socket.socket]
 Keep = Callable[[bytes], bool]
 
 
 @contextmanager
-def proxy(target: int, wrap: Wrap = lambda s: s, keep_reply_to: Keep = lambda _: True) -> Iterator[int]:
+def proxy(target: int, wrap: Wrap = ACCESS.wrap, keep_reply_to: Keep = lambda _: True) -> Iterator[int]:
     """A port that leads to `target` on loopback.
 
-    `wrap` makes an accepted socket the one to talk to. When `keep_reply_to` says False to a
-    request, that request is passed on and its connection is closed before the reply arrives.
+    `wrap` makes an accepted socket the one to talk to: one that speaks TLS, if the servers of this
+    run do. When `keep_reply_to` says False to a request, that request is passed on and its
+    connection is closed before the reply arrives.
     """
     listener = socket.create_server(("127.0.0.1", 0))
     threads: list[threading.Thread] = []
@@ -81,29 +82,3 @@ def tls_proxy(target: int, certificates: Path, client_certificate: bool = False)
         context.load_verify_locations(certificates / "ca.pem")
     with proxy(target, wrap=lambda plain: context.wrap_socket(plain, server_side=True)) as port:
         yield port
-
-
-def make_certificates(folder: Path) -> bool:
-    """``ca.pem``, and ``server`` and ``client`` ``.pem`` and ``.key`` signed by it; False without openssl."""
-    if shutil.which("openssl") is None:
-        return False
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-    # Python 3.13 checks by RFC 5280 (VERIFY_X509_STRICT): a CA says what its key is for, and each
-    # certificate which key has signed it.
-    usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
-    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=test CA", *usage)
-    extensions = (
-        "subjectAltName=DNS:localhost,IP:127.0.0.1",
-        "authorityKeyIdentifier=keyid",
-        "basicConstraints=CA:FALSE",
-    )
-    (folder / "extensions").write_text("\n".join(extensions))
-    for name in ("server", "client"):
-        openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        sign = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "extensions")
-        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *sign)
-    return True

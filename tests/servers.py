@@ -15,13 +15,15 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from inspect import isawaitable
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, ClassVar, TypeVar, overload
 
 import anyio
 import redis
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.retry import Retry
+
+from tests.access import ACCESS, ADMIN, FRONT, HOST, PASSWORD, USER, Front, has_tls, holds
 
 T = TypeVar("T")
 
@@ -75,6 +77,9 @@ def free_port() -> int:
 class Server:
     """One server process. With `durable` its data survives `kill` and `stop`."""
 
+    #: All that are up now.
+    alive: ClassVar[set[Server]] = set()
+
     def __init__(self, binary: str, directory: Path, *options: str, durable: bool = False) -> None:
         self.binary = binary
         self.directory = directory
@@ -87,6 +92,14 @@ class Server:
         self.peers: list[Server] = [self]
         self._port: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        #: What the tests' user needs here beside `ACCESS.rules`.
+        self.also: Sequence[str] = ()
+        #: Where it speaks TLS itself, if it can and should; else a front does it.
+        self.tls_port: int | None = None
+        self._front: Front | None = None
+        self._login = {"password": ADMIN} if ACCESS.closed else {}
+        if "--requirepass" in options:
+            self._login = {"password": options[options.index("--requirepass") + 1]}
         directory.mkdir(parents=True, exist_ok=True)
 
     @property
@@ -95,8 +108,24 @@ class Server:
         return self._port
 
     @property
+    def address(self) -> str:
+        """Host and port, for clients."""
+        if self.tls_port is not None:
+            return f"{HOST}:{self.tls_port}"
+        return f"{FRONT if ACCESS.tls else HOST}:{self.port}"
+
+    @property
     def url(self) -> str:
-        return self.shared_url or f"redis://127.0.0.1:{self.port}/0"
+        """Of the tests' user, where there is one (`tests.access`)."""
+        return self.shared_url or self.url_for()
+
+    def url_for(self, login: str | None = None) -> str:
+        """Its own URL for another login: ``alice:secret@``."""
+        return ACCESS.url("redis", self.address, path="/0", login=login)
+
+    def url_at(self, port: int) -> str:
+        """Its own URL through a proxy of this process, see `tests.proxies`."""
+        return ACCESS.url("redis", f"{HOST}:{port}", path="/0")
 
     def owns(self, *tags: str) -> bool:
         """True if it serves the keys of all these hash tags."""
@@ -112,13 +141,26 @@ class Server:
         return self._process is not None and self._process.poll() is None
 
     def client(self, **options: Any) -> redis.Redis:
-        """A plain client; the caller closes it."""
-        options = {"socket_timeout": 10, "retry": Retry(NoBackoff(), 0), "protocol": 2, **options}
-        return redis.Redis(host="127.0.0.1", port=self.port, **options)
+        """A plain client with all rights; the caller closes it."""
+        return self._client(self.port, options)
+
+    def _client(self, port: int, options: dict[str, Any]) -> redis.Redis:
+        options = {"socket_timeout": 10, "retry": Retry(NoBackoff(), 0), "protocol": 2, **self._login, **options}
+        return redis.Redis(host=HOST, port=port, **options)
+
+    def admit(self) -> None:
+        """From now on the tests' user has the rights of `ACCESS.rules`, here."""
+        with self.client() as client:
+            client.execute_command("ACL", "SETUSER", USER, "reset", "on", f">{PASSWORD}", *self._rules())
+
+    def _rules(self) -> list[str]:
+        # WAITAOF came with Redis 7.2; a server takes no rule about a command that it does not know.
+        unknown = () if holds(self.binary, b"waitaof") else ("+waitaof",)
+        return [rule for rule in (*ACCESS.rules, *self.also) if rule not in unknown]
 
     def adopt(self, process: subprocess.Popen[bytes], port: int) -> None:
-        """This server is `process`, which was started in another way."""
-        self._process, self._port = process, port
+        """This server is `process`, which was started in another way, and demands no login."""
+        self._process, self._port, self._login = process, port, {}
 
     def start(self, port: int | None = None) -> Server:
         """Start, on the same port as before, and wait until it answers with its data loaded."""
@@ -126,15 +168,23 @@ class Server:
         wanted = port or self._port
         for _ in range(1 if wanted else 20):
             chosen = wanted or free_port()
-            if self._start(chosen):
+            if self._start(chosen) and self._open_front(chosen):
                 self._port = chosen
+                Server.alive.add(self)
                 return self
         raise RuntimeError(f"{self.binary} does not start: {self._log()[-2000:]}")
 
     def _start(self, port: int) -> bool:
-        command = [self.binary, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.directory)]
+        command = [self.binary, "--port", str(port), "--bind", HOST, "--dir", str(self.directory)]
+        command += ACCESS.options(self._rules())
+        if ACCESS.tls and has_tls(self.binary):
+            self.tls_port = self.tls_port or free_port()
+            command += ["--tls-port", str(self.tls_port), *ACCESS.tls_options()]
         command += ["--logfile", str(self.directory / "server.log"), "--save", "", "--repl-diskless-sync-delay", "0"]
-        command += ["--appendonly", "yes" if self.durable else "no", *self.options]
+        command += ["--appendonly", "yes" if self.durable else "no"]
+        # With everysec Redis puts off the write itself, for up to 2 s, while a slow disk is busy with the fsync before
+        # (aof.c, flushAppendOnlyFile): then a killed process has lost what it had answered.
+        command += ["--appendfsync", "always", *self.options]
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG"))}
         self._process = subprocess.Popen(
             command,
@@ -145,7 +195,7 @@ class Server:
             preexec_fn=die_with_parent,
         )
         pid = self._process.pid
-        client = redis.Redis(host="127.0.0.1", port=port, socket_timeout=2, retry=Retry(NoBackoff(), 0), protocol=2)
+        client = self._client(port, {"socket_timeout": 2})
 
         def ready() -> bool:
             if not self.running:
@@ -164,6 +214,15 @@ class Server:
             client.close()
         return self.running
 
+    def _open_front(self, port: int) -> bool:
+        if not ACCESS.tls or self.tls_port is not None:
+            return True
+        self._front = Front(port)
+        if self._front.is_open():
+            return True
+        self.kill()  # somebody has this port of the other address
+        return False
+
     def _log(self) -> str:
         log = self.directory / "server.log"
         return log.read_text(errors="replace") if log.exists() else ""
@@ -177,21 +236,29 @@ class Server:
         self._end(signal.SIGKILL)
 
     def _end(self, number: signal.Signals) -> None:
+        Server.alive.discard(self)
         if self._process is not None:
             if self._process.poll() is None:
                 self._process.send_signal(signal.SIGCONT)
                 self._process.send_signal(number)
             self._process.wait(timeout=20)
             self._process = None
+        if self._front is not None:
+            self._front.kill()
+            self._front = None
 
     def pause(self) -> None:
         """It keeps its connections and answers nothing (SIGSTOP)."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
+        for process in (self._process, self._front and self._front.process):
+            if process:
+                process.send_signal(number)
 
 
 def wait_until(predicate: Callable[[], T], timeout: float = 10) -> T:

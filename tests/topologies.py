@@ -9,18 +9,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 
-from tests.servers import Server, die_with_parent, free_port, wait_until
+from tests.access import ACCESS, ADMIN, has_tls
+from tests.servers import SERVERS, Server, die_with_parent, free_port, wait_until
 
 
 @contextmanager
 def cluster(binary: str, directory: Path, primaries: int = 3, replicas: int = 0) -> Iterator[list[Server]]:
     """A Redis Cluster; its primaries first, then `replicas` for each of them, in the same order."""
-    options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-config-file", "nodes.conf")
+    options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-config-file", "nodes.conf"]
+    options += ACCESS.cluster_options()
     nodes = [Server(binary, directory / str(i), *options) for i in range(primaries * (1 + replicas))]
     try:
         for node in nodes:
+            node.also = ("+command", "+cluster|slots")  # asked by redis-py; docs/security.md
             _start_cluster_node(node)
         clients = [node.client() for node in nodes]
         ids = [client.execute_command("CLUSTER", "MYID").decode() for client in clients]
@@ -40,7 +44,7 @@ def cluster(binary: str, directory: Path, primaries: int = 3, replicas: int = 0)
         for client in clients:
             client.close()
         for node in nodes:
-            node.shared_url = "redis+cluster://" + ",".join(f"127.0.0.1:{other.port}" for other in nodes)
+            node.shared_url = ACCESS.url("redis+cluster", *(other.address for other in nodes))
             node.peers = nodes[:primaries]
         yield nodes
     finally:
@@ -78,15 +82,20 @@ def sentinels(
     binary: str, directory: Path, replicas: int = 1, count: int = 3
 ) -> Iterator[tuple[list[Server], list[Server]]]:
     """A primary with `replicas`, watched by `count` sentinels as service ``tf``; (servers, sentinels)."""
-    servers = [Server(binary, directory / "primary")]
+    also: tuple[str, ...] = ()
+    if ACCESS.tls:
+        # Sentinels tell clients the address by which they know a server: there is no place for a front.
+        binary, also = _with_tls(), ("--tls-replication", "yes")
+    servers = [Server(binary, directory / "primary", *also)]
     watchers: list[Server] = []
     try:
         primary = servers[0].start()
+        port = primary.tls_port or primary.port
         for i in range(replicas):
-            option = ("--replicaof", "127.0.0.1", str(primary.port))
-            servers.append(Server(binary, directory / f"replica{i}", *option).start())
+            option = ("--replicaof", "127.0.0.1", str(port))
+            servers.append(Server(binary, directory / f"replica{i}", *option, *also).start())
         for i in range(count):
-            watchers.append(_start_sentinel(binary, directory / f"sentinel{i}", primary.port, quorum=count // 2 + 1))
+            watchers.append(_start_sentinel(binary, directory / f"sentinel{i}", port, quorum=count // 2 + 1))
 
         def ready(watcher: Server) -> bool:
             with watcher.client() as client:
@@ -107,6 +116,12 @@ def _start_sentinel(binary: str, directory: Path, primary: int, quorum: int) -> 
         "sentinel down-after-milliseconds tf 1000",
         "sentinel failover-timeout tf 5000",
     ]
+    if ACCESS.closed:
+        lines.append(f"sentinel auth-pass tf {ADMIN}")
+    if ACCESS.tls:
+        watcher.tls_port = free_port()
+        lines += [f"tls-port {watcher.tls_port}", "tls-replication yes"]
+        lines += [f"{name} {value}" for name, value in ACCESS.tls_settings()]
     for _ in range(20):
         port = free_port()
         config = directory / "sentinel.conf"
@@ -118,6 +133,13 @@ def _start_sentinel(binary: str, directory: Path, primary: int, quorum: int) -> 
         if watcher.running:
             return watcher
     raise RuntimeError("a sentinel does not start")
+
+
+def _with_tls() -> str:
+    for found in SERVERS.values():
+        if found is not None and has_tls(found):
+            return found
+    pytest.skip("no server here has TLS built in")
 
 
 def _answers(server: Server) -> bool:

@@ -10,6 +10,7 @@ import msgspec
 from penstock.cli import output
 from penstock.cli.broker import Broker, with_broker
 from penstock.cli.invocation import refuse
+from penstock.cli.printable import printable
 from penstock.settings import check_name
 from penstock.tasks.codec import POSITIONAL
 from penstock.tasks.deadletters import DeadLetter
@@ -65,7 +66,7 @@ def show(broker: Broker, id: str) -> None:
         return
     output.print_fields(_fields(letter))
     if letter.traceback:
-        click.echo(f"\n{output.printable(letter.traceback.rstrip())}")
+        click.echo(f"\n{printable(letter.traceback.rstrip())}")
 
 
 def _fields(letter: DeadLetter) -> list[tuple[str, object]]:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from penstock.cli.printable import printable
 from penstock.errors import ConfigurationError
 from penstock.settings import check_name
 
@@ -34,7 +35,7 @@ class Fault(click.ClickException):
     """One line on standard error, and an exit code."""
 
     def __init__(self, message: str, exit_code: int = WRONG_USE) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         self.exit_code = exit_code  # type: ignore[misc]
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, TextIO
 
 import msgspec
 
+from penstock.cli.printable import printable, printable_json
 from penstock.errors import ConfigurationError
 from penstock.settings import did_you_mean
 from penstock.tasks.context import current_or_none
@@ -69,8 +70,9 @@ class TextFormatter(logging.Formatter):
             task = task and f"{_DIM}{task}{_RESET}"
             tint = _COLOURS.get(record.levelno)
             level = f"{tint}{level}{_RESET}" if tint else level
-        line = f"{clock} {level} {record.name} {_message(record)}{extras}{task}"
-        return "\n".join([line, *(text for text in (_exception(self, record), record.stack_info) if text)])
+        line = f"{clock} {level} {record.name} {_harmless(record, _message(record))}{extras}{task}"
+        below = (_harmless(record, _exception(self, record)), record.stack_info)
+        return "\n".join([line, *(text for text in below if text)])
 
 
 class JsonFormatter(logging.Formatter):
@@ -144,6 +146,11 @@ def _message(record: logging.LogRecord) -> str:
         return f"{_plain(record.msg)} {_plain(record.args)}"
 
 
+def _harmless(record: logging.LogRecord, text: str) -> str:
+    """Our own lines tell of others' names and errors. What users' code logs, colours perhaps, is its own affair."""
+    return printable(text) if record.name.partition(".")[0] == "penstock" else text
+
+
 def _exception(formatter: logging.Formatter, record: logging.LogRecord) -> str:
     if record.exc_info and record.exc_info[0] is not None:
         return formatter.formatException(record.exc_info)
@@ -171,10 +178,10 @@ _encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
 def _to_json(fields: dict[str, Any]) -> str:
     try:
-        return _encode(fields).decode()
+        return printable_json(_encode(fields).decode())
     except (TypeError, ValueError, RecursionError):
         # A lone surrogate, or a structure that contains itself.
-        return _encode({_utf8(name): _encodable(value) for name, value in fields.items()}).decode()
+        return printable_json(_encode({_utf8(name): _encodable(value) for name, value in fields.items()}).decode())
 
 
 def _encodable(value: object) -> object:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -15,12 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from penstock.cli.printable import printable, printable_json
+
 _KEY = "penstock.json"
-#: Controls of the terminal (C0, DEL, C1), what turns the direction of writing (a file ``gpj.exe`` shown as ``exe.jpg``),
-#: and what UTF-8 has no bytes for.
-_CONTROLS = r"\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff"
-_UNPRINTABLE = re.compile(f"[{_CONTROLS}]")
-_UNPRINTABLE_IN_LINE = re.compile(f"[{_CONTROLS}\\t\\n\u2028\u2029]")
 #: Columns where the output is no terminal: nothing should be cut off on its way to grep.
 _WIDE = 1000
 
@@ -41,7 +37,7 @@ def print_json(value: object) -> None:
         text = msgspec.json.encode(value, enc_hook=repr)
     except (TypeError, ValueError):  # a dict with keys that are no strings, a lone surrogate
         text = msgspec.json.encode(_plain(value), enc_hook=repr)
-    click.echo(_UNPRINTABLE.sub(_as_json, msgspec.json.format(text, indent=2).decode()))
+    click.echo(printable_json(msgspec.json.format(text, indent=2).decode()))
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
@@ -53,9 +49,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
         right = all(isinstance(row[i], int) or row[i] == "" for row in rows)
-        table.add_column(column, justify="right" if right else "left", overflow="fold")
+        table.add_column(_text(column), justify="right" if right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*[Text(printable(_cell(value), in_a_line=True)) for value in row])
+        table.add_row(*[_text(value) for value in row])
     console = _console()
     with console.capture() as capture:
         console.print(table)
@@ -65,19 +61,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty:
 
 def print_fields(fields: Iterable[tuple[str, object]]) -> None:
     """Names and values, one to a line; without those that are None."""
-    shown = [(name, _cell(value)) for name, value in fields if value is not None]
+    shown = [(printable(name, in_a_line=True), _cell(value)) for name, value in fields if value is not None]
     width = max(len(name) for name, _ in shown)
     for name, value in shown:
         value = printable(value).replace("\n", "\n" + " " * (width + 2))  # no line of it can pass for a field
         click.echo(f"{click.style(name.ljust(width), dim=True)}  {value}")
-
-
-def printable(text: str, in_a_line: bool = False) -> str:
-    """`text` so that a terminal shows it and does nothing else: ``\\x1b[2J`` in place of what clears the screen.
-
-    Names, errors and arguments may be anybody's. Line breaks and tabs stay unless it is to stand `in_a_line`.
-    """
-    return (_UNPRINTABLE_IN_LINE if in_a_line else _UNPRINTABLE).sub(_escaped, text)
 
 
 def ago(seconds: float | None) -> str:
@@ -108,19 +96,16 @@ def shortened(text: str, length: int = 80) -> str:
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
-def _escaped(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode()
-
-
-def _as_json(found: re.Match[str]) -> str:
-    return f"\\u{ord(found[0]):04x}"
-
-
 def _console() -> Console:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _WIDE
     return console
+
+
+def _text(value: object) -> Text:
+    """Not a str: in that rich would obey its own markup, ``[red]``."""
+    return Text(printable(_cell(value), in_a_line=True))
 
 
 def _cell(value: object) -> str:

@@ -29,17 +29,22 @@ class Control:
 
     async def once(self) -> float | None:
         """Listen until the connection breaks; raises `BrokerError` if it could not even be made."""
-        heard = False
+        heard, listening = False, listen(self._state.connector, list(self._state.queues))
         try:
-            async for told in listen(self._state.connector, list(self._state.queues)):
-                heard = True
-                self._state.link.up()
+            async for told in listening:
+                if not heard:
+                    if self._state.link.is_away:
+                        await self._state.link.confirm()
+                    heard = True
+                    self._state.link.up()
                 self._obey(told)
         except BrokerError as error:
             # Whether that was all the server's connections or this one, the next try tells.
             if not heard:
                 raise
             log.debug("listening again: %s", error)
+        finally:
+            await listening.aclose()
         return AGAIN
 
     def _obey(self, told: Told) -> None:

@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
-from penstock.errors import BrokerError, PermissionDenied, WrongKeyType
+from penstock.errors import BrokerError, PermissionDenied, ServerOutOfMemory, WrongKeyType
 from penstock.events import BrokerDown, BrokerUp, Observers
 from penstock.streams.client import pauses
 from penstock.streams.faults import was_silent
@@ -42,12 +42,17 @@ class Bell:
 
 
 class Link:
-    """What this worker knows of its server: whether it answers, and since when."""
+    """What this worker knows of its server: whether it answers as it should, and since when leases can be renewed."""
 
-    def __init__(self, observers: Observers, brief: float = 0.0) -> None:
+    def __init__(self, observers: Observers, confirm: Callable[[], Awaitable[object]], brief: float = 0.0) -> None:
         self._observers = observers
         self._brief = brief
+        #: Raises `BrokerError` while leases cannot be renewed. To have had an answer is not enough: a replica, or
+        #: a server whose disk is full, goes on to answer whoever only reads.
+        self.confirm = confirm
         self._down_since: float | None = None
+        #: Not the same: a server that is out of memory refuses much, for days perhaps, but renews every lease.
+        self._away_since: float | None = None
         self._silent = False
         #: Monotonic time at which the server answered again after it was away for more than `brief`
         #: seconds, or stood still; 0: never. A connection that was only cut, and is there again, does not
@@ -55,12 +60,17 @@ class Link:
         self.restored_at = 0.0
 
     @property
-    def is_up(self) -> bool:
-        return self._down_since is None
+    def is_away(self) -> bool:
+        """True while it renews no leases, as far as we know."""
+        return self._away_since is not None
 
     def down(self, error: BrokerError) -> None:
         """A call failed. Told and logged once per outage."""
-        self._silent = self._silent or was_silent(error)
+        if isinstance(error, ServerOutOfMemory):
+            self._answered()
+        else:
+            self._silent = self._silent or was_silent(error)
+            self._away_since = self._away_since or time.monotonic()
         if self._down_since is None:
             self._down_since = time.monotonic()
             log.warning("the server does not answer as it should, trying again: %s", error)
@@ -68,14 +78,22 @@ class Link:
 
     def up(self) -> None:
         """A call succeeded."""
+        self._answered()
         if self._down_since is not None:
+            down, self._down_since = time.monotonic() - self._down_since, None
+            log.warning("the server answers again after %.1f s", down)
+            self._observers.emit(BrokerUp(seconds=down))
+
+    def stood_still(self) -> None:
+        """It has answered late, and nobody else in the meantime: every lease looks older than it is."""
+        self.restored_at = time.monotonic()
+
+    def _answered(self) -> None:
+        if self._away_since is not None:
             now = time.monotonic()
-            away, self._down_since = now - self._down_since, None
-            if self._silent or away > self._brief:
+            if self._silent or now - self._away_since > self._brief:
                 self.restored_at = now
-            self._silent = False
-            log.warning("the server answers again after %.1f s", away)
-            self._observers.emit(BrokerUp(seconds=away))
+            self._away_since, self._silent = None, False
 
 
 async def every(once: Callable[[], Awaitable[float | None]], link: Link, bell: Bell | None = None) -> None:
@@ -88,6 +106,7 @@ async def every(once: Callable[[], Awaitable[float | None]], link: Link, bell: B
             pause = await once()
             refusals = None
             if failed:  # only who has failed knows that the server is back: others may not have asked
+                await link.confirm()
                 link.up()
                 tries, failed = pauses(), False
         except (PermissionDenied, WrongKeyType) as error:

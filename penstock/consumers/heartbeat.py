@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 
 from penstock.consumers.state import WorkerState
+from penstock.errors import BrokerError
 from penstock.streams import consume, inspect
 from penstock.streams.message import UNDECODABLE
 
@@ -59,6 +60,8 @@ class Heartbeat:
         self._started_at = time.time()
         self._host = socket.gethostname()
         self._learn_at = 0.0
+        #: When all who live can have been heard of again. During an outage heartbeats run out.
+        self._complete_at = 0.0
         self._retire_at = time.monotonic() + RETIRE_AFTER / 10
 
     async def once(self) -> float | None:
@@ -77,7 +80,12 @@ class Heartbeat:
         call = consume.heartbeat(
             state.settings.namespace, state.consumer, msgspec.msgpack.encode(about), GONE_AFTER, about.queues
         )
-        for gone in await state.client.run(call):
+        try:
+            forgotten = await state.client.run(call)
+        except BrokerError:
+            self._complete_at = time.monotonic() + GONE_AFTER
+            raise
+        for gone in forgotten:
             log.warning("worker %s was not heard of for %.0f s", gone, GONE_AFTER)
         if time.monotonic() >= self._retire_at:
             self._retire_at = time.monotonic() + RETIRE_AFTER
@@ -97,11 +105,13 @@ class Heartbeat:
     async def _learn_leases(self) -> None:
         """Learn how long the others may go without renewing: who has a longer lease must not be robbed."""
         state, own = self._state, self._state.settings.lease
-        others = [read_about(heard.about) for heard in await state.client.run(inspect.workers(state.settings.namespace))]
+        heard = await state.client.run(inspect.workers(state.settings.namespace))
+        others = [read_about(each.about) for each in heard]
         longest = max([own, *(info.lease for info in others if info is not None)])
         if longest > own and longest != state.reclaim_after:
             log.warning("another worker's lease is %g s and ours %g s; give all workers the same", longest, own)
-        state.reclaim_after = longest
+        if state.reclaim_after is None or longest > state.reclaim_after or time.monotonic() >= self._complete_at:
+            state.reclaim_after = longest
 
     async def end(self) -> None:
         """This worker has nothing left: remove its consumers and its heartbeat."""

@@ -49,6 +49,9 @@ class Leases:
         self._reported = BLOCKED_AFTER
         self._wedged: set[int] = set()
         self._failed = False
+        #: The last word to the supervisor; both threads may give it.
+        self._told: float | None = None
+        self._telling = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="penstock-leases", daemon=True)
 
     def start(self) -> None:
@@ -63,13 +66,24 @@ class Leases:
         self.end()
         self._thread.join(timeout=self._state.settings.command_timeout)
 
+    def limit(self, deadline: float) -> None:
+        """An attempt begins that has this time limit (monotonic). Tells the supervisor at once what it does not know.
+
+        At the next beat it may be too late: a C call that holds the GIL from here on stops this class's thread, too.
+        """
+        kill_at = self._latest(deadline)
+        with self._telling:
+            if self._told is None or kill_at < self._told:
+                self._told = kill_at
+                self._on_beat(kill_at)
+
     def _run(self) -> None:
         next_renewal = time.monotonic() + self._interval
         self._ping()
         while not self._stopping.wait(self._tick):
             try:
                 self._watch_loop()
-                self._on_beat(self._kill_at())
+                self._beat()
                 if time.monotonic() >= next_renewal:
                     # After a failure at once again: two thirds of the lease are left to get through.
                     next_renewal = time.monotonic() + (self._interval if self.once() else 0.0)
@@ -91,7 +105,7 @@ class Leases:
                     self._renew(base, attempts[i : i + consume.RENEW_BATCH])
             except BrokerError as error:  # the other queues may fare better
                 failure = error
-            self._on_beat(self._kill_at())
+            self._beat()
         if failure is not None:
             self._on_loop(self._state.link.down, failure)
         elif self._failed:
@@ -124,15 +138,24 @@ class Leases:
             log.error("%s is past its time limit and cannot be stopped; no longer renewed", attempt.delivery.id)
         return True
 
+    def _beat(self) -> None:
+        with self._telling:  # what `limit` says meanwhile must not be taken back
+            self._told = self._kill_at()
+            self._on_beat(self._told)
+
     def _kill_at(self) -> float | None:
         now = time.monotonic()
         running = [a for a in self._state.in_flight.all() if a.deadline is not None and not a.ended]
         if [a for a in running if self._is_wedged(a, now)]:
             return now
+        limits = [a.deadline for a in running if a.deadline is not None]
+        return self._latest(min(limits)) if limits else None
+
+    def _latest(self, deadline: float) -> float:
+        """When to kill this process if nothing more is heard of it."""
         # This is for a thread that is stopped, too (by a C call that holds the GIL). One that waits
         # for the server is late with its next beat, and must not have its process killed for that.
-        limits = [a.deadline for a in running if a.deadline is not None]
-        return min(limits) + WEDGED_AFTER + self._patience if limits else None
+        return deadline + WEDGED_AFTER + self._patience
 
     def _ping(self) -> None:
         self._on_loop(self._pong)

@@ -114,10 +114,8 @@ def decide(
 
 def describe(error: BaseException, reason: str = "error") -> Failure:
     """`error` as text: qualified type, message and the user's part of the traceback. Never raises."""
-    kind = type(error)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     return Failure(
-        type=_text(name, MESSAGE_MAX),
+        type=_text(_name(type(error)), MESSAGE_MAX),
         message=_message(error),
         traceback=_traceback(error),
         reason=reason,
@@ -132,11 +130,18 @@ def _single(error: BaseException) -> BaseException:
     return inner if isinstance(inner, TaskControl | TaskStopped) else error
 
 
+def _name(kind: type) -> str:
+    try:
+        return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    except BaseException:  # a metaclass of the user's
+        return "?"
+
+
 def _message(error: BaseException) -> str:
     try:
         return _text(str(error), MESSAGE_MAX)
     except BaseException as broken:  # users' __str__ may raise anything, SystemExit included
-        return f"<str() of the exception raised {type(broken).__name__}>"
+        return f"<str() of the exception raised {_name(type(broken))}>"
 
 
 def _traceback(error: BaseException) -> str:
@@ -144,7 +149,8 @@ def _traceback(error: BaseException) -> str:
         # A negative limit keeps the innermost frames.
         trace = traceback.TracebackException.from_exception(error, limit=-FRAMES_MAX)
         _strip(trace, isinstance(error, PenstockError))
-        text = "".join(trace.format())
+        # Each part is cut by itself: of a long message the end would push out the frames.
+        text = "".join(_text(part, MESSAGE_MAX).removesuffix("\n") + "\n" for part in trace.format())
     except BaseException:  # formatting calls __str__, __notes__ and, from 3.12, __dir__ of users' objects
         return ""
     return _text(text, -TRACEBACK_MAX)
@@ -171,6 +177,7 @@ def _strip(trace: traceback.TracebackException, empty: bool = False) -> None:
 
 def _text(text: str, limit: int) -> str:
     """At most `limit` bytes of UTF-8 from the start of `text`, or from its end if negative."""
+    text = text[:limit] if limit >= 0 else text[limit - 1 :]  # no copy of 100 MB; one more tells that it was cut
     data = text.encode(errors="backslashreplace")  # lone surrogates cannot travel as msgpack
     if limit < 0 and len(data) > -limit:
         return "...\n" + data[limit:].decode(errors="ignore")

@@ -8,6 +8,7 @@ import time
 
 from penstock.consumers.duty import Bell, jittered
 from penstock.consumers.state import LEAVE_OUT, QUEUE_FAULTS, WorkerState
+from penstock.errors import ServerOutOfMemory
 from penstock.events import Promoted
 from penstock.streams import consume
 
@@ -54,6 +55,8 @@ class Promoter:
         if await self._state.client.run(consume.next_due(base)) is None:
             return jittered(BACKSTOP)
         answer = await self._state.client.run(consume.promote(base, BATCH))
+        if "OOM" in answer.problem:
+            raise ServerOutOfMemory(answer.problem)  # no fault of this task's
         if answer.problem:
             self._state.entry_stuck(self._state.queues[base], f"a parked task cannot be promoted: {answer.problem}")
             return 1.0

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 from penstock.consumers.duty import Bell, jittered
 from penstock.consumers.fetcher import Fetcher
@@ -15,6 +18,8 @@ from penstock.settings import PRIORITIES
 from penstock.streams import consume
 
 log = logging.getLogger("penstock.worker")
+
+T = TypeVar("T")
 
 
 class Reclaimer:
@@ -28,6 +33,8 @@ class Reclaimer:
         #: the live entries at the front: XAUTOCLAIM looks at no more than 10 x COUNT.
         self._cursors: dict[tuple[str, str], str] = {}
         self._stopping = False
+        #: The last look has found that there is something to sweep.
+        self._found = False
         self._started = time.monotonic()
         self._lease = state.settings.lease
         self.bell = Bell()
@@ -41,11 +48,14 @@ class Reclaimer:
                 return 0.1
             lease = state.settings.lease
         self._lease = lease
+        # Asked in any case: an outage that this duty has noticed is over when it is answered.
+        busy = await self._on_time(self._busy(state.usable()))
+        self._found = bool(busy)
         since = time.monotonic() - state.link.restored_at
-        if not state.link.is_up or since < lease:
+        if state.link.is_away or since < lease:
             # A server that stood still makes every lease look old. First the living renew and settle.
-            return lease - since if state.link.is_up else min(1.0, lease / 3)  # it may be up again at once
-        busy = await self._busy(state.usable())
+            self._found = True  # and notice the next time
+            return min(1.0 if state.link.is_away else lease - since, lease / 3)
         full = []
         for base in busy:
             try:
@@ -57,7 +67,25 @@ class Reclaimer:
                     full.append(state.queues[base])
         state.slots.keep(full)
         # Nothing is there: the earliest that anything can run out is one lease from now.
-        return jittered(lease) if not busy else jittered(min(1.5, lease / 3))
+        return jittered(lease) if not busy else jittered(min(1.0, lease / 3))
+
+    async def _on_time(self, look: Coroutine[Any, Any, T]) -> T:
+        """`look`, which begins each sweep. A server that stands still for so long that leases run out, which is two
+        thirds of one, since they are renewed every third, keeps it waiting, even if no connection breaks."""
+        tick, late = self._lease / 36, 0
+        # Looks come every third of a lease while there is anything to take over, hence meet a third of that time
+        # at least; after a look that has found nothing the next one may meet just the end of it.
+        most = 12 if self._found else 3
+        asking = asyncio.ensure_future(look)
+        try:
+            # Turns of our own loop, not seconds: one that a task blocks would make any server look slow.
+            while not (await asyncio.wait([asking], timeout=tick))[0]:
+                late += 1
+        finally:
+            asking.cancel()
+        if late >= most:
+            self._state.link.stood_still()
+        return await asking
 
     async def _busy(self, bases: list[str]) -> set[str]:
         """Which queues hold anything."""

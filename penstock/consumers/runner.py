@@ -51,12 +51,15 @@ class Runner:
         intake: Intake,
         settler: Settler,
         invoker: Invoker,
+        on_limit: Callable[[float], object],
         on_stuck: Callable[[str], object],
     ) -> None:
         self._state = state
         self._ready = intake.ready
         self._settler = settler
         self._invoker = invoker
+        #: Told when the time limit of an attempt that begins is over (monotonic).
+        self._on_limit = on_limit
         #: Told why this process should be replaced.
         self._on_stuck = on_stuck
 
@@ -133,6 +136,7 @@ class Runner:
         attempt.started = time.monotonic()
         if limits.timeout is not None and attempt.kind != "process":  # a child's limit begins when it is ready
             attempt.deadline = attempt.started + limits.timeout
+            self._on_limit(attempt.deadline)
         if self._state.observers:
             self._tell_started(attempt, context)
         if attempt.kind == "process":

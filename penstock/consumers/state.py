@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 from penstock.consumers.attempt import InFlight
 from penstock.consumers.duty import Link
@@ -13,7 +14,7 @@ from penstock.consumers.slots import Slots
 from penstock.errors import BrokerError, PermissionDenied, WrongKeyType
 from penstock.events import EntryStuck, Observers, QueueLeftOut
 from penstock.settings import Settings
-from penstock.streams import keys
+from penstock.streams import consume, keys
 from penstock.streams.client import AsyncClient
 from penstock.streams.connection import Connector
 from penstock.tasks.task import AnyTask
@@ -51,7 +52,7 @@ class WorkerState:
         self.slots = slots
         self.in_flight = InFlight()
         self.observers = observers
-        self.link = Link(observers, brief=settings.lease / 3)  # renewals come every third
+        self.link = Link(observers, self._takes_writes, brief=settings.lease / 3)  # renewals come every third
         #: Held while entries change hands other than by a fetch, so that a reclaim and a search for
         #: orphans cannot both deliver the same entry.
         self.taking_over = asyncio.Lock()
@@ -63,6 +64,11 @@ class WorkerState:
         #: Bases of the queues that were paused when they were asked last.
         self.paused: set[str] = set()
         self._unusable: dict[str, float] = {}
+
+    async def _takes_writes(self) -> None:
+        with suppress(*QUEUE_FAULTS):  # of that queue only
+            # For a moment: after a restart the pool may still hold connections that were cut.
+            await self.client.run(consume.takes_writes(next(iter(self.queues))), retry_for=0.5)
 
     def usable(self) -> list[str]:
         """Bases of the queues that may be asked now."""

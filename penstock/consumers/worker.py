@@ -126,11 +126,11 @@ class Worker:
         settler = Settler(state, Teller(self._observers).settled)
         intake = Intake(state, settler)
         fetcher = Fetcher(state, intake)
-        runner = Runner(state, intake, settler, invoker, self._be_replaced)
+        leases = Leases(state, self._lifeline.beat)
+        runner = Runner(state, intake, settler, invoker, leases.limit, self._be_replaced)
         promoter = Promoter(state)
         reclaimer = Reclaimer(state, intake, fetcher)
         heartbeat = Heartbeat(state)
-        leases = Leases(state, self._lifeline.beat)
         watch = Watch(state, self._options, fetcher, settler, self.stop, self._be_replaced)
         settler.on_suspect = reclaimer.bell.ring
         link = state.link

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from penstock.streams.faults import passing_error
+from penstock.streams.faults import common_error
 from penstock.streams.scripts import Script
 
 T_co = TypeVar("T_co", covariant=True)
@@ -55,9 +55,9 @@ def failed(reply: object) -> str | None:
     if not isinstance(reply, bytes) or reply[:1] != b"!":
         return None
     text = reply[1:].decode(errors="replace")
-    passing = passing_error(text)
-    if passing is not None:
-        raise passing
+    common = common_error(text)
+    if common is not None:
+        raise common
     return text
 
 

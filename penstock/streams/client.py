@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from redis.exceptions import NoScriptError, RedisError
@@ -17,7 +18,8 @@ from redis.exceptions import NoScriptError, RedisError
 from penstock.errors import BrokerError
 from penstock.streams.calls import Call
 from penstock.streams.connection import Connector, acheck_server, is_transient, translate
-from penstock.streams.wire import Wire
+from penstock.streams.faults import is_demoted
+from penstock.streams.wire import AsyncWire, Wire
 
 T = TypeVar("T")
 #: What a broken connection may raise: redis-py's errors, and the operating system's.
@@ -70,6 +72,8 @@ class SyncClient(_Client):
     def _again(self, call: Call[T], fault: Exception, retry_for: float) -> T:
         deadline = time.monotonic() + retry_for
         for pause in pauses():
+            if is_demoted(fault):
+                self._leave()
             if not is_transient(fault) or time.monotonic() + pause > deadline:
                 raise self._error(fault) from fault
             time.sleep(pause)
@@ -78,6 +82,13 @@ class SyncClient(_Client):
             except FAULTS as next_fault:
                 fault = next_fault
         raise AssertionError("unreachable")
+
+    def _leave(self) -> None:
+        """Let go of connections to a server that was demoted; on Cluster MOVED does that."""
+        if isinstance(self._wire, Wire):
+            self._wire.drop_idle()
+        elif not self._connector.is_cluster:
+            self._wire.connection_pool.disconnect(inuse_connections=False)
 
     def close(self) -> None:
         self._wire.close()
@@ -88,7 +99,9 @@ class AsyncClient(_Client):
 
     def __init__(self, connector: Connector) -> None:
         self._connector = connector
-        self._redis = connector.async_client()
+        client: Any = connector.async_client()
+        self._client = client
+        self._wire: Any = client if connector.is_cluster else AsyncWire(client)
 
     async def run(self, call: Call[T], retry_for: float = 0.0) -> T:
         """As `SyncClient.run`."""
@@ -102,10 +115,7 @@ class AsyncClient(_Client):
         if len(calls) == 1 or self._connector.is_cluster:
             return await asyncio.gather(*[self._or_error(call) for call in calls])
         try:
-            pipe: Any = self._redis.pipeline(transaction=False)
-            for call in calls:
-                pipe.execute_command(*call.by_sha())
-            replies = await pipe.execute(raise_on_error=False)
+            replies = await self._wire.execute_commands([call.by_sha() for call in calls])
         except FAULTS as fault:
             return [self._error(fault)] * len(calls)
         return [await self._reply(call, reply) for call, reply in zip(calls, replies, strict=True)]
@@ -113,7 +123,7 @@ class AsyncClient(_Client):
     async def check_server(self) -> None:
         """Raise `ServerTooOld` for a server before Redis 6.2, and `BrokerError` if it cannot be used."""
         try:
-            await acheck_server(self._redis)
+            await acheck_server(self._client)
         except FAULTS as fault:
             raise self._error(fault) from fault
 
@@ -125,6 +135,8 @@ class AsyncClient(_Client):
         try:
             return call.read(reply)
         except FAULTS as fault:  # the server refused each item of it
+            if is_demoted(fault):
+                await self._leave()
             return self._error(fault)
 
     async def _or_error(self, call: Call[T]) -> T | BrokerError:
@@ -135,13 +147,15 @@ class AsyncClient(_Client):
 
     async def _send(self, call: Call[T]) -> Any:
         try:
-            return await self._redis.execute_command(*call.by_sha())
+            return await self._wire.execute_command(*call.by_sha())
         except NoScriptError:
-            return await self._redis.execute_command(*call.by_text())
+            return await self._wire.execute_command(*call.by_text())
 
     async def _again(self, call: Call[T], fault: Exception, retry_for: float) -> T:
         deadline = time.monotonic() + retry_for
         for pause in pauses():
+            if is_demoted(fault):
+                await self._leave()
             if not is_transient(fault) or time.monotonic() + pause > deadline:
                 raise self._error(fault) from fault
             await asyncio.sleep(pause)
@@ -151,5 +165,13 @@ class AsyncClient(_Client):
                 fault = next_fault
         raise AssertionError("unreachable")
 
+    async def _leave(self) -> None:
+        """As `SyncClient._leave`."""
+        if isinstance(self._wire, AsyncWire):
+            await self._wire.drop_idle()
+        elif not self._connector.is_cluster:
+            with suppress(*FAULTS):
+                await self._wire.connection_pool.disconnect(inuse_connections=False)
+
     async def aclose(self) -> None:
-        await self._redis.aclose()
+        await self._wire.aclose()

@@ -246,12 +246,12 @@ class _SyncCluster:
         self._clients: dict[int, tuple[Any, threading.BoundedSemaphore]] = {}
 
     def execute_command(self, *args: Any) -> Any:
-        client, slots = self._clients.get(os.getpid()) or self._connect()
-        with slots:
-            try:
+        try:
+            client, slots = self._clients.get(os.getpid()) or self._connect()
+            with slots:
                 return client.execute_command(*args)
-            except RedisClusterException as error:
-                raise as_redis_error(error) from error
+        except RedisClusterException as error:
+            raise as_redis_error(error) from error
 
     def _connect(self) -> tuple[Any, threading.BoundedSemaphore]:
         node: Any = ClusterNode
@@ -283,6 +283,8 @@ class _AsyncCluster:
             reinitialize_steps=0,
             **options,
         )
+        if options["ssl"]:
+            _use_our_tls(self._client)
         self._slots = asyncio.Semaphore(POOL)
 
     async def execute_command(self, *args: Any) -> Any:
@@ -300,3 +302,10 @@ class _AsyncCluster:
 
     async def aclose(self) -> None:
         await self._client.aclose()
+
+
+def _use_our_tls(client: Any) -> None:
+    # redis-py 8.1 takes no class of connections here; those to come are made of `connection_kwargs`.
+    client.connection_kwargs["connection_class"] = ASYNC_CLASSES["tls"]
+    for node in client.startup_nodes:
+        node.connection_class = ASYNC_CLASSES["tls"]

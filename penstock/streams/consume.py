@@ -8,7 +8,7 @@ import msgspec
 
 from penstock.settings import PRIORITIES
 from penstock.streams import keys
-from penstock.streams.calls import Arg, Call, command, ms
+from penstock.streams.calls import Arg, Call, command, failed, ms
 from penstock.streams.scripts import load
 
 _FETCH, _ADMIT, _ORPHANS, _RENEW = load("fetch"), load("admit"), load("orphans"), load("renew")
@@ -135,6 +135,11 @@ def renew(base: str, consumer: str, held: Sequence[tuple[str, str, bytes]]) -> C
     return Call(_RENEW, keys.routed(base), args, lambda r: (r[0], r[1]))
 
 
+def takes_writes(base: str) -> Call[int]:
+    """Fails while the server takes no writes, whether leases could be renewed or not; changes nothing."""
+    return command("XACK", keys.stream(base, "default"), keys.GROUP, "0-0", read=int)
+
+
 class Promoted(msgspec.Struct, frozen=True):
     """`next` is seconds until the next parked task is due; None: nothing is parked."""
 
@@ -149,7 +154,7 @@ def promote(base: str, limit: int) -> Call[Promoted]:
     def read(r: list[object]) -> Promoted:
         moved, wait, problem = r
         assert isinstance(wait, int)
-        return Promoted(moved, None if wait < 0 else wait / 1000, problem[1:].decode(errors="replace"))  # type: ignore[arg-type,index]
+        return Promoted(moved, None if wait < 0 else wait / 1000, failed(problem) or "")  # type: ignore[arg-type]
 
     return Call(_PROMOTE, keys.routed(base), (limit,), read)
 
@@ -188,7 +193,8 @@ def retire(base: str, idle: float, consumers: Sequence[str] = (), living: Sequen
 def heartbeat(namespace: str, consumer: str, about: bytes, ttl: float, queues: Sequence[str]) -> Call[list[str]]:
     """Say that a worker lives; names of those that have not said so for `ttl` seconds."""
     names = (keys.workers(namespace), keys.worker(namespace, consumer), keys.queues(namespace))
-    return Call(_HEARTBEAT, names, (consumer, about, ms(ttl), *queues), lambda r: [name.decode(errors="replace") for name in r])
+    args: list[Arg] = [consumer, about, ms(ttl), *queues]
+    return Call(_HEARTBEAT, names, args, lambda r: [name.decode(errors="replace") for name in r])
 
 
 def forget_worker(namespace: str, consumer: str) -> list[Call[int]]:

@@ -5,7 +5,7 @@ Nothing depends on a message arriving: renewals also bring cancels, and workers 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
 
@@ -13,6 +13,10 @@ from penstock.errors import BrokerError
 from penstock.streams import keys
 from penstock.streams.client import FAULTS
 from penstock.streams.connection import Connector, translate
+
+#: Seconds of silence after which the connection must show that it still leads to the server. What lies between (a NAT,
+#: a firewall, a load balancer) may have forgotten it without a FIN: nothing is ever read from it then, nor an error.
+QUIET = 15.0
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -29,19 +33,24 @@ def told(base: str, data: bytes) -> Told:
     return Told(base, key if word == "cancel" else None, resumed=word == "resume")
 
 
-async def listen(connector: Connector, bases: Sequence[str]) -> AsyncIterator[Told]:
+async def listen(connector: Connector, bases: Sequence[str]) -> AsyncGenerator[Told, None]:
     """Messages to the workers of these queues; begins with one of each, since some may have been missed.
 
-    Raises `BrokerError` when the connection breaks.
+    Raises `BrokerError` when the connection breaks; ends when it has fallen silent.
     """
     channels = {keys.control_channel(base).encode(): base for base in bases}
     client = connector.async_pubsub_client()
     try:
         async with client.pubsub() as pubsub:
             await pubsub.subscribe(*channels)
+            asked = True
             while True:
-                message = await pubsub.get_message(timeout=60.0)
+                message = await pubsub.get_message(timeout=QUIET)
+                if message is None and asked:
+                    return
+                asked = message is None
                 if message is None:
+                    await pubsub.subscribe(next(iter(channels)))  # always answered; PING would need one more right
                     continue
                 base = channels[message["channel"]]
                 if message["type"] == "subscribe":

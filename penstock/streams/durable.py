@@ -113,7 +113,7 @@ class DurableAsyncClient(AsyncClient):
         self._connector = connector
         self._confirmation = confirmation
         self._probed = False
-        self._redis = connector.async_node(base, confirmation.timeout)
+        self._wire: Any = connector.async_node(base, confirmation.timeout)
 
     async def _send(self, call: Call[T]) -> Any:
         if not self._probed:
@@ -127,7 +127,7 @@ class DurableAsyncClient(AsyncClient):
         return reply
 
     async def _pipeline(self, command: tuple[Arg, ...]) -> list[Any]:
-        pipe: Any = self._redis.pipeline(transaction=False)
+        pipe: Any = self._wire.pipeline(transaction=False)
         pipe.execute_command(*command)
         pipe.execute_command(*self._confirmation.command)
         return await pipe.execute(raise_on_error=False)  # type: ignore[no-any-return]
@@ -135,7 +135,7 @@ class DurableAsyncClient(AsyncClient):
     async def _probe(self) -> None:
         if self._confirmation.probe is not None:
             try:
-                await self._redis.execute_command(*self._confirmation.probe)
+                await self._wire.execute_command(*self._confirmation.probe)
             except ResponseError as error:
                 raise self._confirmation.refused(error) from error
         self._probed = True

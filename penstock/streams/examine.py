@@ -92,11 +92,10 @@ def examine(connector: Connector, namespace: str, queues: Sequence[str], roles: 
     bases: dict[str, str] = {}
     for base, queue in [(f"{{{namespace}}}", ""), *((keys.base(namespace, queue), queue) for queue in queues)]:
         with _plain(connector, base) as wire:
-            answer = wire.ask(("CLUSTER", "MYID"))
-        id = base if isinstance(answer, Exception) else _text(answer)
-        bases.setdefault(id, base)
-        found.setdefault(id, []).extend([queue] if queue else [])
-    return [_examine(connector, bases[id], namespace, mine, roles) for id, mine in found.items()]
+            node = wire.address
+        bases.setdefault(node, base)
+        found.setdefault(node, []).extend([queue] if queue else [])
+    return [_examine(connector, bases[node], namespace, mine, roles) for node, mine in found.items()]
 
 
 def eviction_policy(connector: Connector, base: str) -> str | None:
@@ -135,6 +134,11 @@ class _Wire:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+
+    @property
+    def address(self) -> str:
+        """Where it leads. Who a node is could be asked by CLUSTER MYID, which takes a right of its own."""
+        return f"{self._connection.host}:{self._connection.port}"
 
     def ask(self, command: Sequence[object]) -> Any:
         return self.ask_all([command])[0]

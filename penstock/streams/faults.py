@@ -27,6 +27,7 @@ from penstock.errors import (
     ServerTooOld,
     WrongKeyType,
 )
+from penstock.streams.redact import safe_error
 
 #: Error codes of a server that will accept the same command later. OOM is not among them: it lasts
 #: until somebody acts, and a producer should hear of it at once.
@@ -57,6 +58,8 @@ def translate(exc: BaseException, display: str, source: str = "argument") -> Bro
     """
     if isinstance(exc, BrokerError):
         return exc
+    for link in _chain(exc):  # in tracebacks they are shown, too
+        link.args = tuple(safe_error(each) if isinstance(each, str) else each for each in link.args)
     cause = _root(exc)
     code = _code(cause)
     said = _text(cause)
@@ -102,11 +105,17 @@ def is_transient(exc: BaseException) -> bool:
     return _unreachable(cause) or _code(cause) in _PASSING
 
 
-def passing_error(text: str) -> redis.ResponseError | None:
-    """The error of one item of a batch, if it is none of that item's: the server refuses all writes for a
-    while (READONLY, MISCONF, NOREPLICAS). A script that isolates its items catches it for each of them."""
+def common_error(text: str) -> redis.ResponseError | None:
+    """The error of one item of a batch, if it is none of that item's: the server takes no writes for a while
+    (READONLY, MISCONF, NOREPLICAS), or not this command from this user (NOPERM). A script that isolates its
+    items catches it for each of them."""
     error = redis.ResponseError(text.strip())
-    return error if _code(error) in _PASSING else None
+    return error if _code(error) in _PASSING | {"NOPERM"} else None
+
+
+def is_demoted(exc: BaseException) -> bool:
+    """Whether the server has said that it is no primary: a new connection may lead to the one that is."""
+    return _code(exc) == "READONLY"
 
 
 def as_redis_error(exc: RedisClusterException) -> redis.RedisError:

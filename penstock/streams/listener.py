@@ -22,6 +22,9 @@ from penstock.streams.connection import Connector
 
 #: How long a waiter trusts that it will be told, in seconds.
 LOOK_AGAIN = 1.0
+#: Seconds of silence after which the subscription is made anew. What lies between (a NAT, a firewall) may have
+#: forgotten its connection without a FIN; each result would then be found by looking again only, for hours.
+QUIET = 30.0
 #: The thread ends after so many seconds without anybody waiting.
 LINGER = 30.0
 
@@ -79,12 +82,15 @@ class Listener:
 
     def _run(self, closing: threading.Event) -> None:
         tries = pauses()
-        idle_since = time.monotonic()
+        idle_since = heard_at = time.monotonic()
         client = self._connector.pubsub_client()
         with client.pubsub() as pubsub:
             while not closing.is_set():
                 try:
+                    if time.monotonic() - heard_at > QUIET:
+                        pubsub.reset()
                     if not pubsub.subscribed:
+                        heard_at = time.monotonic()
                         pubsub.subscribe(keys.listener_channel(self._namespace, self.name))
                     message = pubsub.get_message(timeout=0.25)
                 except FAULTS:
@@ -93,7 +99,7 @@ class Listener:
                     closing.wait(next(tries))
                     continue
                 if message is not None:
-                    tries = pauses()
+                    tries, heard_at = pauses(), time.monotonic()
                     self._hear(message)
                 if self._waiting:
                     idle_since = time.monotonic()

@@ -178,6 +178,17 @@ class _Located:
             raise redis.ConnectionError(f"not the primary any more: {error}") from error
 
 
+class _AsyncTlsConnection(AsyncSSLConnection):
+    async def disconnect(self, *args: Any, **options: Any) -> None:
+        # Through TLS asyncio waits for the server's good-bye, too. redis-py 8.1 gives it connect_timeout, and then
+        # raises TimeoutError: a server that is silent would hold up the end of a worker, and make an error of it.
+        # So ours is sent, and its own is not waited for.
+        if self._writer is not None:
+            self._writer.close()
+            self._writer.transport.abort()
+        await super().disconnect(*args, **options)
+
+
 class _AsyncLocated:
     """Mixin of an async connection."""
 
@@ -215,7 +226,7 @@ class _AsyncLocatedConnection(_AsyncLocated, AsyncConnection):
     pass
 
 
-class _AsyncLocatedSSLConnection(_AsyncLocated, AsyncSSLConnection):
+class _AsyncLocatedSSLConnection(_AsyncLocated, _AsyncTlsConnection):
     pass
 
 
@@ -233,7 +244,7 @@ SYNC_CLASSES: Mapping[str, Callable[..., Any]] = {
 }
 ASYNC_CLASSES: Mapping[str, Callable[..., Any]] = {
     "tcp": AsyncConnection,
-    "tls": AsyncSSLConnection,
+    "tls": _AsyncTlsConnection,
     "unix": AsyncUnixConnection,
     "located tcp": _AsyncLocatedConnection,
     "located tls": _AsyncLocatedSSLConnection,

@@ -37,7 +37,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True, rename={
     Only what the *call* asked for is here; what the decorator says is known to the worker.
     """
 
-    name: str
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
     #: msgpack map of the arguments by parameter name, kept as bytes until the task is known.
     args: msgspec.Raw = msgspec.Raw(b"\x80")
     version: int = VERSION

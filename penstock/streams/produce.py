@@ -134,10 +134,7 @@ def dead_letters(base: str, limit: int) -> Call[list[DeadLetter]]:
         # As the server gives it: member, score, member, ..; redis-py's own clients make pairs of it.
         flat = not reply or isinstance(reply[0], bytes)
         pairs = zip(reply[::2], reply[1::2], strict=True) if flat else reply
-        return [
-            DeadLetter(key.decode(errors="replace"), moment(float(died)))
-            for key, died in pairs
-        ]
+        return [DeadLetter(key.decode(errors="replace"), moment(float(died))) for key, died in pairs]
 
     return command("ZREVRANGE", keys.dead(base), 0, limit - 1, "WITHSCORES", read=read)
 

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from penstock.errors import ConfigurationError
 from penstock.settings import did_you_mean
+from penstock.streams.redact import OPTIONS, SCHEME, TLS, is_like_an_option, safe_url
 
 DEFAULT_URL = "redis://localhost:6379/0"
 
@@ -30,28 +31,8 @@ _SCHEMES: dict[str, Kind] = {
     "redis+cluster": "cluster",
     "embedded": "embedded",
 }
-_LOGIN = ("username", "password")
-_SENTINEL_LOGIN = ("sentinel_username", "sentinel_password")
-_TLS = (
-    "ssl_ca_certs",
-    "ssl_ca_path",
-    "ssl_certfile",
-    "ssl_keyfile",
-    "ssl_password",
-    "ssl_cert_reqs",
-    "ssl_check_hostname",
-)
-#: The only query values that are ever shown; all others may hide a password, also a misspelt one.
-_HARMLESS = frozenset({"db", "ssl", *_TLS} - {"ssl_password"})
 #: redis-py's own URL options that are settings here.
 _SETTINGS = {"socket_timeout": "command_timeout", "socket_connect_timeout": "connect_timeout"}
-_OPTIONS: dict[str, tuple[str, ...]] = {
-    "redis": ("db", *_LOGIN),
-    "rediss": ("db", *_LOGIN, *_TLS),
-    "unix": ("db", *_LOGIN),
-    "redis+sentinel": ("db", "ssl", *_LOGIN, *_SENTINEL_LOGIN, *_TLS),
-    "redis+cluster": ("ssl", *_LOGIN, *(name for name in _TLS)),
-}
 #: sun_path holds 108 bytes on Linux and 104 on macOS, the closing NUL included.
 SOCKET_PATH_MAX = 103 if sys.platform == "darwin" else 107
 
@@ -86,6 +67,9 @@ class Address(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         return f"Address({self.display!r}, source={self.source!r})"
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:  # a Struct's own shows all fields
+        return [("url", self.display), ("source", self.source)]
+
 
 class Tls(msgspec.Struct, frozen=True, kw_only=True):
     """TLS options, by the names that redis-py gives them."""
@@ -100,6 +84,9 @@ class Tls(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return "Tls(...)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +105,9 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return f"Target(kind={self.kind!r}, hosts={self.hosts!r}, path={self.path!r}, db={self.db})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [(name, getattr(self, name)) for name in ("kind", "hosts", "path", "db")]
 
 
 def resolve_url(given: str | None, env: Mapping[str, str] | None = None) -> Address:
@@ -143,7 +133,8 @@ def parse(address: Address) -> Target:
         raise _wrong(address, f"a URL starts with one of {', '.join(s + '://' for s in _SCHEMES)}")
     kind = _SCHEMES.get(scheme)
     if kind is None:
-        raise _wrong(address, f"unknown scheme {scheme!r}{did_you_mean(scheme, _SCHEMES)}")
+        named = f" {scheme!r}{did_you_mean(scheme, _SCHEMES)}" if SCHEME.fullmatch(scheme) else ""
+        raise _wrong(address, f"unknown scheme{named}")
     if kind == "embedded":
         if not rest:
             raise _wrong(address, "a folder is missing, as in embedded://./data or embedded:///var/lib/shop")
@@ -151,6 +142,8 @@ def parse(address: Address) -> Target:
         return Target(kind=kind, path=os.path.abspath(os.path.expanduser(rest)))
     head, _, query = rest.partition("?")
     login, _, location = head.rpartition("@")
+    if "password=" in location:  # as a host or path it would be in others' errors
+        raise _wrong(address, "a '?' is missing before the options")
     user, _, password = login.partition(":")
     options = _options(address, scheme, query)
     target = Target(
@@ -198,30 +191,6 @@ def _socket(address: Address, text: str) -> str:
     return path
 
 
-def safe_url(url: str) -> str:
-    """`url` with every password as ``***``; works on malformed URLs too, hiding rather too much."""
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        return "***" if "@" in url else url
-    if scheme == "embedded":
-        return url
-    authority = re.split(r"[/?]", rest, maxsplit=1)[0]
-    if "@" not in authority and "@" in rest and not re.fullmatch(r"[^:]+(:\d+)?(,[^:]+(:\d+)?)*|", authority):
-        # A password with a '/' or '?' that was not percent-encoded.
-        rest = "***@" + rest.rpartition("@")[2]
-    head, question, query = rest.partition("?")
-    login, at, location = head.rpartition("@")
-    if at:
-        user, colon, _ = login.partition(":")
-        login = f"{user}:***" if colon else login
-    return f"{scheme}://{login}{at}{location}{question}" + "&".join(_safe_option(o) for o in query.split("&") if o)
-
-
-def _safe_option(option: str) -> str:
-    name, equals, _ = option.partition("=")
-    return option if unquote(name) in _HARMLESS else f"{name}=***" if equals else "***"
-
-
 def _from_environment(env: Mapping[str, str]) -> Address:
     for variable in ("PENSTOCK_URL", "REDIS_URL"):
         if env.get(variable):
@@ -249,7 +218,7 @@ def _from_environment(env: Mapping[str, str]) -> Address:
 
 
 def _options(address: Address, scheme: str, query: str) -> dict[str, str]:
-    known = _OPTIONS[scheme]
+    known = OPTIONS[scheme]
     options: dict[str, str] = {}
     for option in filter(None, query.split("&")):
         name, _, value = option.partition("=")
@@ -258,17 +227,19 @@ def _options(address: Address, scheme: str, query: str) -> dict[str, str]:
             options[name] = unquote(value)
         elif name in _SETTINGS:
             raise _wrong(address, f"{name} is a setting here: App({_SETTINGS[name]}=...)")
-        elif name == "ssl" or name in _TLS:
+        elif name == "ssl" or name in TLS:
             raise _wrong(address, f"option {name!r} needs the scheme rediss://")
         elif not re.fullmatch(r"[A-Za-z_]+", name):
             raise _wrong(address, "an option's name has letters and '_' only; is a '?' or '&' not percent-encoded?")
         else:
-            raise _wrong(address, f"unknown option {name!r}{did_you_mean(name, known)}")
+            # Else it may be what comes after a '?' or '&' in a password.
+            shown = f" {name!r}{did_you_mean(name, known)}" if is_like_an_option(name) else ""
+            raise _wrong(address, f"unknown option{shown}")
     return options
 
 
 def _tls(address: Address, scheme: str, options: Mapping[str, str]) -> Tls | None:
-    given = {name: options[name] for name in _TLS if options.get(name)}
+    given = {name: options[name] for name in TLS if options.get(name)}
     if scheme != "rediss" and not _flag(address, "ssl", options.get("ssl", "")):
         if given:
             raise _wrong(address, f"{next(iter(given))} needs ssl=true")

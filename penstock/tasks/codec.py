@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from penstock.errors import InvalidArguments, InvalidTask, PenstockError, UnencodableResult
+from penstock.streams.message import UNDECODABLE
 from penstock.tasks.binder import Binder, short_name
 from penstock.tasks.hints import UNRESOLVED, Hints
 from penstock.tasks.hooks import DecHook, EncHook, decode_hook, encode_hook, type_name
@@ -27,6 +28,8 @@ POSITIONAL = "*"
 
 _PATH = re.compile(r"(?P<what>.*?) - at (?P<key>`key(?: in)?` in )?`(?P<path>[^`]*)`", re.DOTALL)
 _TOP = re.compile(r"Object (missing required|contains unknown) field `([^`]*)`")
+#: The only errors of msgspec that show a value: of an Enum, a Literal or a tag.
+_VALUE = re.compile(r"(Invalid (?:enum )?value).*", re.DOTALL)
 _raw_fields = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
 _raw_items = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _untyped = msgspec.msgpack.Decoder().decode
@@ -120,11 +123,11 @@ class Codec:
         except Exception as error:
             given = self._bind_unnamed(raw)
             if given is None:
-                self._misfit(error)
+                self._misfit(error, quiet=True)
         try:
             return self._unbind(self._decode(self._encode(given)))
         except Exception as error:
-            self._misfit(error)
+            self._misfit(error, quiet=True)
 
     def encode_result(self, value: object) -> bytes:
         """What a task returned, as msgpack, checked against the return annotation.
@@ -145,16 +148,17 @@ class Codec:
             except PenstockError:
                 raise
             except Exception as error:
-                what, path = _describe(error)
+                what, path = _describe(error, quiet=True)
                 raise UnencodableResult(f"{self.binder.name}(): result{_suffix(path)}: {what}") from error
         return raw
 
     def decode_result(self, raw: bytes | msgspec.Raw) -> Any:
         """A result, by the return annotation; untyped if there is none or it cannot be resolved.
 
-        Raises ``msgspec.ValidationError`` if another version of the task has returned another type.
+        Raises ``msgspec.ValidationError`` if another version of the task has returned another type, and
+        ``msgspec.DecodeError`` for bytes that are no msgpack.
         """
-        return self._decode_result(raw)
+        return _decoded(self._decode_result, raw)
 
     def _first_decode(self, raw: bytes | msgspec.Raw) -> Any:
         self._resolve_arguments()
@@ -219,14 +223,14 @@ class Codec:
         try:
             fields = _raw_fields(raw)
             positional = _raw_items(fields.pop(POSITIONAL))
-        except (msgspec.DecodeError, KeyError):
+        except (*UNDECODABLE, KeyError):
             return None
         return self.binder.bind(*positional, **fields)
 
-    def _misfit(self, error: Exception) -> NoReturn:
+    def _misfit(self, error: Exception, *, quiet: bool = False) -> NoReturn:
         if isinstance(error, PenstockError):
             raise error
-        what, path = _describe(error)
+        what, path = _describe(error, quiet)
         where = f"{path}: " if path else ""
         raise InvalidArguments(f"{self.binder.name}(): {where}{what}") from error
 
@@ -252,7 +256,15 @@ class UntypedCodec:
 
     def decode_result(self, raw: bytes | msgspec.Raw) -> Any:
         """A result as plain data: dicts, lists, strings, numbers; aware datetimes stay datetimes (in UTC)."""
-        return _untyped(raw)
+        return _decoded(_untyped, raw)
+
+
+def _decoded(decode: Callable[[bytes | msgspec.Raw], Any], raw: bytes | msgspec.Raw) -> Any:
+    """As `decode`; whatever makes bytes no msgpack is a ``msgspec.DecodeError``."""
+    try:
+        return decode(raw)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(_reason(error)) from error
 
 
 def _culprit(encode: Callable[[Any], bytes], value: object, error: Exception) -> tuple[str, Exception]:
@@ -276,8 +288,11 @@ def _culprit(encode: Callable[[Any], bytes], value: object, error: Exception) ->
     return path.removeprefix("."), error
 
 
-def _describe(error: Exception) -> tuple[str, str]:
-    """What is wrong and at which path, of msgspec's ``Expected `int`, got `str` - at `$.order_id```."""
+def _describe(error: Exception, quiet: bool = False) -> tuple[str, str]:
+    """What is wrong and at which path, of msgspec's ``Expected `int`, got `str` - at `$.order_id```.
+
+    `quiet`: without the value, as a worker logs it.
+    """
     text = str(error)
     if not isinstance(error, msgspec.DecodeError):
         return _reason(error), ""
@@ -291,6 +306,8 @@ def _describe(error: Exception) -> tuple[str, str]:
     if found and found["key"]:
         path += " (a key)"
     what = what.replace("`", "")
+    if quiet:
+        what = _VALUE.sub(r"\1", what)
     return what[:1].lower() + what[1:], path
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.errors import ConfigurationError, TaskNotFound
+from penstock.errors import ConfigurationError, TaskNotFound, WrongKeyType
 from penstock.settings import Settings
 from penstock.streams import inspect, keys, produce
 from penstock.streams.clients import Clients
@@ -79,11 +79,13 @@ class DeadLetters:
 
     def _letter(self, key: str, died_at: datetime) -> DeadLetter | None:
         id = f"{self._queue}:{key}"
-        record = self._clients.sync.run(produce.read_record(self._base, id, key), self._retry_for)
-        message = self._clients.sync.run(produce.dead_message(self._base, key), self._retry_for)
-        if record is None or message is None:
-            return None  # its time ran out just now
-        return _assemble(record, message, died_at)
+        try:
+            record = self._clients.sync.run(produce.read_record(self._base, id, key), self._retry_for)
+            message = self._clients.sync.run(produce.dead_message(self._base, key), self._retry_for)
+            # None: its time ran out just now.
+            return None if record is None or message is None else _assemble(record, message, died_at)
+        except WrongKeyType as error:  # somebody else's key under this name must not hide the other dead letters
+            return _unreadable(id, died_at, error)
 
 
 def _assemble(record: Record, message: bytes, died_at: datetime) -> DeadLetter:
@@ -99,6 +101,21 @@ def _assemble(record: Record, message: bytes, died_at: datetime) -> DeadLetter:
         worker=info.worker,
         args=_arguments(message),
         message=message,
+    )
+
+
+def _unreadable(id: str, died_at: datetime, error: WrongKeyType) -> DeadLetter:
+    return DeadLetter(
+        id=id,
+        name="?",
+        died_at=died_at,
+        reason="?",
+        error=str(error),
+        traceback="",
+        attempts=0,
+        worker=None,
+        args=None,
+        message=b"",
     )
 
 

@@ -115,10 +115,22 @@ def _decode(kind: type, value: Any) -> Any:
             return kind(msgspec.convert(value, str))
         if _is_pydantic(kind):
             names = {"by_name": True, "by_alias": True} if _pydantic_by_name() else {}
-            return kind.model_validate(value, **names)  # type: ignore[attr-defined]
+            try:
+                return kind.model_validate(value, **names)  # type: ignore[attr-defined]
+            except ValueError as error:
+                raise ValueError(_without_input(error)) from None
         if isinstance(value, kind):  # annotated `object`
             return value
     raise TypeError(f"cannot decode {type_name(kind)} from {type_name(type(value))}: give App(dec_hook=...)")
+
+
+def _without_input(error: ValueError) -> str:
+    """What a Pydantic ValidationError says, but not the value: it ends up in a worker's log."""
+    errors = getattr(error, "errors", None)
+    if errors is None:
+        return str(error)
+    found = errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(f"{'.'.join(map(str, each['loc'])) or 'model'}: {each['msg']}" for each in found)
 
 
 def _is_pydantic(kind: type) -> bool:

@@ -70,11 +70,19 @@ class Results:
 
     def cancel(self, id: str) -> Cancellation:
         """Cancel a task, wherever it is."""
-        return _known(id, self._clients.sync.run(self._cancel(id), self._settings.retry_for))
+        return self._known(id, self._clients.sync.run(self._cancel(id), self._settings.retry_for))
 
     async def acancel(self, id: str) -> Cancellation:
         """Cancel a task, wherever it is."""
-        return _known(id, await self._clients.of_loop.run(self._cancel(id), self._settings.retry_for))
+        return self._known(id, await self._clients.of_loop.run(self._cancel(id), self._settings.retry_for))
+
+    def _known(self, id: str, answers: list[Cancellation]) -> Cancellation:
+        answer = answers[0]
+        if answer.missing:
+            raise TaskNotFound(f"no task {id!r}: it was never sent, or its record has expired")
+        if answer.error:  # else it would look like a task that had ended already
+            raise self._clients.item_error(answer.error)
+        return answer
 
     def _read(self, id: str, listener: str = "") -> Call[Record | None]:
         queue, key = split_id(id)
@@ -98,12 +106,6 @@ def _found(id: str, record: Record | None) -> Record:
     if record is None:
         raise TaskNotFound(f"no task {id!r}: it was never sent, or its record has expired")
     return record
-
-
-def _known(id: str, answers: list[Cancellation]) -> Cancellation:
-    if answers[0].missing:
-        raise TaskNotFound(f"no task {id!r}: it was never sent, or its record has expired")
-    return answers[0]
 
 
 def _deadline(timeout: float | None) -> float | None:

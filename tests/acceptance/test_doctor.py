@@ -21,6 +21,7 @@ from penstock.streams.connection import Connector
 from penstock.streams.examine import examine
 from penstock.streams.rights import INSPECTOR, PRODUCER, WORKER, rules
 from penstock.streams.urls import resolve_url
+from tests.access import ACCESS
 from tests.commands import Command, Folder
 from tests.conftest import binary
 from tests.servers import DEFAULT, Server, wait_until
@@ -181,7 +182,7 @@ def test_each_missing_right_is_named(doctor: Doctor, ill: Callable[..., Server],
     given = [rule for rule in rules(namespace, PRODUCER, WORKER, INSPECTOR) if rule not in (*taken, *dryrun)]
     with server.client() as client:
         client.execute_command("ACL", "SETUSER", "short", "on", ">pw", *given, *dryrun)
-        verdict, seen = doctor.one(f"redis://short:pw@127.0.0.1:{server.port}/0", "rights")
+        verdict, seen = doctor.one(server.url_for("short:pw@"), "rights")
         assert (verdict, doctor.code) == ("fail", 1)
         assert [word for word in ("xautoclaim", "client|unblock", "publish") if f"command {word}" in seen] == [
             "xautoclaim", "client|unblock", "publish",
@@ -190,7 +191,7 @@ def test_each_missing_right_is_named(doctor: Doctor, ill: Callable[..., Server],
 
         others = [rule.replace(namespace, "other") for rule in rules(namespace, WORKER)]
         client.execute_command("ACL", "SETUSER", "strange", "on", ">pw", *others, *dryrun)
-        seen = doctor.one(f"redis://strange:pw@127.0.0.1:{server.port}/0", "rights", "--role", "worker")[1]
+        seen = doctor.one(server.url_for("strange:pw@"), "rights", "--role", "worker")[1]
         base = keys.base(namespace, "default")
         for what in (f"key {base}:s:default", f"key {{{namespace}}}:workers", f"channel {base}:c"):
             assert what in seen
@@ -201,7 +202,7 @@ def test_what_may_not_be_asked_is_said_and_the_rest_goes_on(
     doctor: Doctor, own_server: Server, raw: redis.Redis, namespace: str
 ) -> None:
     raw.execute_command("ACL", "SETUSER", "worker", "on", ">pw", *rules(namespace, WORKER))
-    checks = doctor(f"redis://worker:pw@127.0.0.1:{own_server.port}/0", "--role", "worker")
+    checks = doctor(own_server.url_for("worker:pw@"), "--role", "worker")
     (rights,) = checks["rights"]
     assert rights["verdict"] == "warn" and "+acl|dryrun" in rights["advice"]
     assert checks["eviction"][0]["verdict"] == "warn" and "+info" in checks["eviction"][0]["advice"]
@@ -255,14 +256,14 @@ def test_trying_the_rights_changes_nothing(doctor: Doctor, ill: Callable[..., Se
             for user, more in (("none", []), ("multi", ["+multi"]), ("both", ["+multi", "+discard"])):
                 given = rules(namespace, PRODUCER, WORKER)
                 client.execute_command("ACL", "SETUSER", user, "on", ">pw", *given, *more)
-                doctor(f"redis://{user}:pw@127.0.0.1:{server.port}/0")
+                doctor(server.url_for(f"{user}:pw@"))
             assert client.dbsize() == 0
 
 
 @pytest.mark.leaks
 def test_each_server_of_a_cluster(tmp_path: Path, namespace: str) -> None:
     with cluster(binary(DEFAULT), tmp_path) as nodes:
-        url = f"redis+cluster://127.0.0.1:{nodes[0].port}"
+        url = ACCESS.url("redis+cluster", nodes[0].address)
         names = [f"q{i}" for i in range(12)]
         with nodes[1].client() as client:
             client.config_set("maxmemory-policy", "allkeys-lru")
@@ -311,7 +312,7 @@ def test_with_strict_server_it_must_be_allowed_to_ask(
 ) -> None:
     for name, more in (("may", ["+info"]), ("may-not", [])):
         raw.execute_command("ACL", "SETUSER", name, "on", ">pw", *rules(namespace, WORKER), *more)
-    url = "redis://{}:pw@127.0.0.1:" + f"{own_server.port}/0"
+    url = own_server.url_for("{}:pw@")
     worker("--strict-server", PENSTOCK_URL=url.format("may")).ready()
     worker(PENSTOCK_URL=url.format("may-not")).ready()
     command = worker("--strict-server", PENSTOCK_URL=url.format("may-not"))

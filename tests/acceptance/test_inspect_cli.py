@@ -222,7 +222,7 @@ def test_with_an_app_the_server_is_the_apps(
 def test_commands_load_no_more_than_they_need() -> None:
     code = "import sys, penstock.cli; print(sorted(m for m in sys.modules if m.startswith('penstock.cli.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.strip() == "['penstock.cli.invocation', 'penstock.cli.root']"
+    assert done.stdout.strip() == "['penstock.cli.invocation', 'penstock.cli.printable', 'penstock.cli.root']"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from penstock.streams.scripts import load
+from tests.access import ACCESS
 
 T = TypeVar("T")
 
@@ -92,7 +93,7 @@ class Proxy:
         self.ports = dict(zip(sides, _in_loop(self._listen(sides)), strict=True))
 
     def url(self, side: str) -> str:
-        return f"redis://127.0.0.1:{self.ports[side]}/0"
+        return ACCESS.url("redis", f"127.0.0.1:{self.ports[side]}", path="/0")
 
     def close(self) -> None:
         """Stop listening and close all connections."""
@@ -100,7 +101,7 @@ class Proxy:
 
     async def _listen(self, sides: Sequence[str]) -> list[int]:
         for side in sides:
-            server = await asyncio.start_server(partial(self._serve, side), "127.0.0.1", 0)
+            server = await asyncio.start_server(partial(self._serve, side), "127.0.0.1", 0, ssl=ACCESS.context())
             self._servers.append(server)
         return [server.sockets[0].getsockname()[1] for server in self._servers]
 

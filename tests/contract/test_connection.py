@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,14 @@ import redis
 from anyio import create_task_group
 
 from penstock import errors
+from penstock.settings import Settings
 from penstock.streams.connection import POOL, Connector, acheck_server, check_server
+from tests.access import ACCESS
+from tests.certificates import make_certificates
 from tests.conftest import binary
 from tests.connectors import QUICK, connector, raises
-from tests.proxies import make_certificates, tls_proxy
+from tests.lessons.half_open import HalfOpen
+from tests.proxies import tls_proxy
 from tests.servers import DEFAULT, SERVERS, Server, await_until, free_port, wait_until
 from tests.topologies import cluster, sentinels
 
@@ -36,21 +41,20 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with cluster(binary(DEFAULT), tmp_path_factory.mktemp("cluster")) as nodes:
-        yield f"redis+cluster://127.0.0.1:{nodes[0].port},127.0.0.1:{nodes[1].port}"
+        yield ACCESS.url("redis+cluster", nodes[0].address, nodes[1].address)
 
 
 @pytest.fixture(scope="module")
 def sentinel_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with sentinels(binary(DEFAULT), tmp_path_factory.mktemp("sentinels"), replicas=0) as (_, watchers):
-        hosts = ",".join(f"127.0.0.1:{watcher.port}" for watcher in watchers)
-        yield f"redis+sentinel://{hosts}/tf/0"
+        yield ACCESS.url("redis+sentinel", *(watcher.address for watcher in watchers), path="/tf/0")
 
 
 @pytest.fixture
 def unix_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     socket = tmp_path_factory.mktemp("u") / "s"
     server = Server(binary(DEFAULT), socket.parent, "--unixsocket", str(socket), "--unixsocketperm", "700").start()
-    yield f"unix://{socket}?db=3"
+    yield f"unix://{ACCESS.login}{socket}?db=3"
     server.kill()
 
 
@@ -234,20 +238,20 @@ def test_connections_say_who_they_are_and_speak_resp2(any_server: Server) -> Non
 
 def test_an_acl_user_logs_in_by_url(any_server: Server, raw: redis.Redis) -> None:
     own_user(raw, "alice", "~*", "+@all")
-    client = connector(f"redis://alice:{LOGIN}@127.0.0.1:{any_server.port}").sync_client()
+    client = connector(any_server.url_for(f"alice:{LOGIN}@")).sync_client()
     assert client.execute_command("ACL", "WHOAMI") == b"alice"
     client.close()
 
 
 @pytest.mark.anyio
 async def test_a_wrong_password_is_told_at_once(any_server: Server) -> None:
-    broken = connector(f"redis://nobody:s3cr3t@127.0.0.1:{any_server.port}")
+    broken = connector(any_server.url_for("nobody:s3cr3t@"))
     client, aclient = broken.sync_client(), broken.async_client()
     with raises(errors.AuthenticationFailed, broken, transient=False) as text:
         client.execute_command("PING")
     with raises(errors.AuthenticationFailed, broken, transient=False):
         await aclient.execute_command("PING")
-    assert f"redis://nobody:***@127.0.0.1:{any_server.port}" in text[0]
+    assert any_server.url_for("nobody:***@") in text[0]
     assert "s3cr3t" not in text[0]
     client.close()
     await aclient.aclose()
@@ -257,12 +261,12 @@ async def test_a_wrong_password_is_told_at_once(any_server: Server) -> None:
 def test_a_missing_password_is_told_at_once(name: str, tmp_path: Path) -> None:
     server = Server(binary(name), tmp_path, "--requirepass", "s3cr3t").start()
     try:
-        without = connector(server.url)
+        without = connector(server.url_for(""))
         client = without.sync_client()
         with raises(errors.AuthenticationFailed, without, transient=False):
             client.execute_command("PING")
         client.close()
-        client = connector(f"redis://:s3cr3t@127.0.0.1:{server.port}").sync_client()
+        client = connector(server.url_for(":s3cr3t@")).sync_client()
         assert client.execute_command("PING")
         client.close()
     finally:
@@ -271,7 +275,7 @@ def test_a_missing_password_is_told_at_once(name: str, tmp_path: Path) -> None:
 
 def test_a_missing_right_is_told_at_once(any_server: Server, raw: redis.Redis, base: str) -> None:
     own_user(raw, "bob", f"~{base}*", "+@all", "-set", "-command")
-    bob = connector(f"redis://bob:{LOGIN}@127.0.0.1:{any_server.port}")
+    bob = connector(any_server.url_for(f"bob:{LOGIN}@"))
     client = bob.sync_client()
     check_server(client)  # no right to ask
     for command in (
@@ -290,7 +294,7 @@ def test_a_missing_right_is_told_at_once(any_server: Server, raw: redis.Redis, b
 
 def test_tls_with_a_ca_of_ones_own(server: Server, certificates: Path) -> None:
     with tls_proxy(server.port, certificates) as port:
-        client = connector(f"rediss://localhost:{port}?ssl_ca_certs={certificates}/ca.pem").sync_client()
+        client = connector(f"rediss://{ACCESS.login}localhost:{port}?ssl_ca_certs={certificates}/ca.pem").sync_client()
         assert client.execute_command("PING")
         client.close()
 
@@ -299,7 +303,7 @@ def test_tls_with_a_ca_of_ones_own(server: Server, certificates: Path) -> None:
 @pytest.mark.parametrize("options", ["ssl_ca_certs={}/ca.pem", "ssl_cert_reqs=none"])
 async def test_async_tls(server: Server, certificates: Path, options: str) -> None:
     with tls_proxy(server.port, certificates) as port:
-        client = connector(f"rediss://localhost:{port}?{options.format(certificates)}").async_client()
+        client = connector(f"rediss://{ACCESS.login}localhost:{port}?{options.format(certificates)}").async_client()
         assert await client.execute_command("PING")
         await client.aclose()
 
@@ -307,7 +311,7 @@ async def test_async_tls(server: Server, certificates: Path, options: str) -> No
 @pytest.mark.anyio
 async def test_a_certificate_that_nobody_signed_is_told_at_once(server: Server, certificates: Path) -> None:
     with tls_proxy(server.port, certificates) as port:
-        strict = connector(f"rediss://localhost:{port}")
+        strict = connector(f"rediss://{ACCESS.login}localhost:{port}")
         client, aclient = strict.sync_client(), strict.async_client()
         with raises(errors.BrokerUnavailable, strict, transient=False) as text:
             client.execute_command("PING")
@@ -319,9 +323,38 @@ async def test_a_certificate_that_nobody_signed_is_told_at_once(server: Server, 
 
 
 @pytest.mark.anyio
+async def test_a_server_that_is_silent_does_not_hold_up_the_end(server: Server, certificates: Path) -> None:
+    """TLS says good-bye when it closes, and waits for the answer."""
+    with tls_proxy(server.port, certificates) as port:
+        way = HalfOpen(port, wrap=lambda plain: plain)  # what it carries is TLS already
+        url = f"rediss://{ACCESS.login}localhost:{way.port}?ssl_ca_certs={certificates}/ca.pem"
+        here = connector(url, Settings(connect_timeout=30))
+        clients = here.async_client(), here.async_node(), here.async_reader("{a}", 1.0), here.async_pubsub_client()
+        for client in clients:
+            assert await client.execute_command("PING")
+        assert way.forget() == len(clients)
+        since = time.monotonic()
+        for client in clients:
+            await client.aclose()
+        assert time.monotonic() - since < 10 and way.swallowed
+        way.close()
+
+
+@pytest.mark.anyio
+async def test_a_cluster_that_is_silent_does_not_make_an_error_of_the_end(tmp_path: Path) -> None:
+    """Said through TLS: --access=tls."""
+    with cluster(binary(DEFAULT), tmp_path) as nodes:
+        client = connector(nodes[0].url).async_client()
+        assert await client.execute_command("SET", "{a}", "1")
+        for node in nodes:
+            node.pause()
+        await client.aclose()
+
+
+@pytest.mark.anyio
 async def test_a_client_certificate(server: Server, certificates: Path) -> None:
     with tls_proxy(server.port, certificates, client_certificate=True) as port:
-        url = f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificates}/ca.pem"
+        url = f"rediss://{ACCESS.login}127.0.0.1:{port}?ssl_ca_certs={certificates}/ca.pem"
         known = connector(f"{url}&ssl_certfile={certificates}/client.pem&ssl_keyfile={certificates}/client.key")
         client, aclient = known.sync_client(), known.async_client()
         assert client.execute_command("PING")

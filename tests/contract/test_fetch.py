@@ -7,6 +7,7 @@ import pytest
 
 from penstock.errors import WrongKeyType
 from penstock.streams import keys
+from penstock.streams.produce import Envelope
 from penstock.streams.record import State
 from penstock.streams.settle import Settled
 from tests.contract.helpers import MESSAGE, NAME, TTL, Queue, close_to, keys_of
@@ -30,6 +31,16 @@ def test_no_more_than_the_budget(q: Queue) -> None:
     assert len(q.pending()) == 2
     assert keys_of(q.fetch(budget=2)) == ["c"]
     assert q.fetch(budget=2).read == 0
+
+
+def test_no_more_bytes_than_a_reply_should_have(q: Queue) -> None:
+    large = [Envelope(f"k{i}", NAME, "default", bytes(1 << 20)) for i in range(12)]
+    for envelope in large:
+        assert q.enqueue(envelope)[0].created
+    q.send("high", priority="high")
+    replies = [keys_of(q.fetch(budget=20)) for _ in range(4)]
+    assert [key for keys in replies for key in keys] == ["high", *(f"k{i}" for i in range(12))]
+    assert max(map(len, replies)) < 12 and q.fetch().read == 0
 
 
 def test_each_priority_gets_its_share(ten_each: Queue) -> None:
@@ -176,12 +187,29 @@ def test_an_entry_of_somebody_else_goes_out_without_a_key(q: Queue, fields: dict
     q.bury("a", batch.deliveries[1])
 
 
-def test_a_key_that_is_no_text(q: Queue) -> None:
-    q.raw.xadd(q.stream(), {"k": b"\xff\x00", "m": b"\xff"})
+@pytest.mark.parametrize(
+    "key",
+    [
+        b"\xff\x00", b"a\nb", b"\x1b[31m", b"a\x00", b"\x7f", b"\xc3", b"\xc3\xe2\x82\xac\xa9", b"\xc0\xaf",
+        b"\xe0\x80\xaf", b"\xed\xa0\x80", b"\xf0\x80\x80\xaf", b"\xf4\x90\x80\x80", b"\xf5\x80\x80\x80", b"\xc3\xa4" * 201,
+    ],
+)  # fmt: skip
+def test_a_key_that_no_producer_sends_makes_no_record(q: Queue, key: bytes) -> None:
+    q.raw.xadd(q.stream(), {"k": key, "m": b"\xff"})
     (delivery,) = q.fetch().deliveries
-    assert delivery.raw_key == b"\xff\x00"
+    assert delivery.key == "" and key in delivery.message
+    assert q.bury("a", delivery) == [Settled.DONE]
+    assert q.is_empty() and not q.raw.exists(f"{q.base}:t:".encode() + key)
+
+
+@pytest.mark.parametrize(
+    "key", ["x" * 200, "ä" * 200, "€" * 200, "\U0001f600" * 200, "| ~!*[x]?:{}\\", "ünïcödé\u07ff\u0800\ud7ff\ue000"]
+)
+def test_whatever_a_producer_may_send_is_a_key(q: Queue, key: str) -> None:
+    q.send(key)
+    (delivery,) = q.fetch().deliveries
+    assert delivery.key == key
     assert q.succeed("a", delivery) == [Settled.DONE]
-    assert q.is_empty() and q.raw.delete(f"{q.base}:t:".encode() + b"\xff\x00") == 1
 
 
 def test_a_record_of_another_type_stays_pending_and_its_neighbours_go_out(q: Queue) -> None:

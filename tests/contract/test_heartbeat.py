@@ -54,3 +54,19 @@ def test_an_orderly_end(q: Queue) -> None:
         assert q.run(call) == 1
     assert alive(q) == ["w2"] and not q.raw.exists(keys.worker(q.namespace, "w1"))
     assert [q.run(call) for call in consume.forget_worker(q.namespace, "w1")] == [0, 0]
+
+
+def test_names_that_somebody_else_has_written_do_not_stop_it(q: Queue) -> None:
+    foreign = {b"\xff": 1.0, b"\x1b[31m": 2.0, **{b"w%d" % i: 3.0 for i in range(10_000)}}
+    q.raw.zadd(keys.workers(q.namespace), foreign)
+    gone = beat(q, "w1")
+    assert gone[:2] == ["\ufffd", "\x1b[31m"]
+    while gone:
+        gone = beat(q, "w1")
+    assert alive(q) == ["w1"]
+
+
+def test_what_is_no_queue_is_none(q: Queue) -> None:
+    beat(q, "w1", queues=("a",))
+    q.raw.sadd(keys.queues(q.namespace), b"\xff", "a b", "x" * 101, "{a}", "")
+    assert q.run(produce.queue_names(q.namespace)) == ["a"]

@@ -26,18 +26,6 @@ async def note(ctx: Context, path: str, seconds: float = 0.0) -> str:
     return ctx.worker
 
 
-@tasks.task(bind=True)
-async def block(ctx: Context, path: str, seconds: float) -> None:
-    """Blocks the event loop."""
-    _log(path, f"start {ctx.id}")
-    _block(seconds)
-
-
-@tasks.task
-async def die() -> None:
-    os._exit(3)
-
-
 @tasks.task
 async def die_if(path: str) -> str:
     """Dies while `path` exists."""
@@ -117,10 +105,6 @@ def unencodable() -> object:
 def _log(path: str, line: str) -> None:
     with open(path, "a") as file:
         file.write(f"{line} {os.getpid()}\n")
-
-
-def _block(seconds: float) -> None:
-    time.sleep(seconds)  # work
 
 
 def _die_if(path: str) -> None:

@@ -76,9 +76,6 @@ class WorkerProcess:
         assert "ready" in self.lines, "the worker process ended"
         return self
 
-    def wait_line(self, line: str, timeout: float = PATIENCE) -> None:
-        wait_until(lambda: line in self.lines, timeout)
-
     def stop(self) -> int:
         """SIGTERM, and wait."""
         self.process.send_signal(signal.SIGTERM)

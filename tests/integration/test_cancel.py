@@ -1,19 +1,18 @@
-"""Cancelling: a scheduled, queued and running task, in all three kinds, from another process's app."""
+"""Cancelling: a scheduled, queued and running task, in all three kinds, from another app. See also tests/rules."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
-from penstock import App, RetryPolicy, Snooze, State, TaskCancelled, TaskNotFound
-from penstock.events import Cancelled, Retried, Started, Succeeded
+from penstock import App, RetryPolicy, State, TaskCancelled, TaskNotFound
+from penstock.events import Cancelled, Retried, Succeeded
 from tests.integration.conftest import MakeApp
 from tests.integration.support import Seen, entries, share
 from tests.servers import await_until
@@ -113,85 +112,6 @@ async def test_a_running_task_is_stopped_from_another_app(
     assert info.state is State.CANCELLED and info.started_at is not None
 
 
-async def test_cancel_is_told_by_renewal_if_the_message_is_lost(
-    app: App, seen: Seen, raw: redis.Redis, namespace: str
-) -> None:
-    @app.task
-    async def work() -> None:
-        await asyncio.sleep(60)
-
-    async with app.running(lease=0.6):
-        handle = await work.adelay()
-        await seen.arrive(Started)
-        # What a cancel does, without its message.
-        raw.hset(f"{{{namespace}:default}}:t:{handle.id.partition(':')[2]}", "c", 1)
-        with pytest.raises(TaskCancelled):
-            await handle.aget(timeout=20)
-
-
-async def test_a_success_already_reached_wins(app: App, seen: Seen) -> None:
-    @app.task
-    async def stubborn() -> str:
-        try:
-            await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            return "done"
-        return "?"
-
-    @app.task
-    async def quick() -> int:
-        return 1
-
-    async with app.running():
-        handle = await quick.adelay()
-        assert await handle == 1
-        assert await handle.acancel() is False
-        assert await handle.astate() is State.SUCCEEDED
-        late = await stubborn.adelay()
-        await seen.arrive(Started, id=late.id)
-        assert await late.acancel() is True  # asked for; but the code returns all the same
-        assert await late == "done"
-
-
-async def test_a_cancelled_task_is_not_retried(app: App, seen: Seen) -> None:
-    """The task turns its cancellation into an error, or ends by itself at that moment."""
-
-    @app.task(retry=RetryPolicy(max_retries=5, delay=0, jitter=0))
-    async def work() -> None:
-        try:
-            await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            raise ValueError("in a hurry") from None
-
-    async with app.running():
-        handle = await work.adelay()
-        await seen.arrive(Started)
-        assert await handle.acancel()
-        with pytest.raises(TaskCancelled):
-            await handle.aget(timeout=20)
-    assert not seen.of(Retried) and len(seen.of(Started)) == 1
-
-
-async def test_retry_and_snooze_of_a_cancelled_task_end_it(
-    app: App, seen: Seen, raw: redis.Redis, namespace: str
-) -> None:
-    go = asyncio.Event()
-
-    @app.task
-    async def work() -> None:
-        await go.wait()
-        raise Snooze(0.01)
-
-    async with app.running(lease=15):
-        handle = await work.adelay()
-        await seen.arrive(Started)
-        raw.hset(f"{{{namespace}:default}}:t:{handle.id.partition(':')[2]}", "c", 1)  # the message is late
-        go.set()
-        with pytest.raises(TaskCancelled):
-            await handle.aget(timeout=20)
-        assert (await seen.arrive(Cancelled))[0].id == handle.id
-
-
 async def test_cancel_between_two_retries(app: App, seen: Seen) -> None:
     @app.task(retry=RetryPolicy(max_retries=5, delay=3600, jitter=0))
     async def work() -> None:
@@ -204,21 +124,6 @@ async def test_cancel_between_two_retries(app: App, seen: Seen) -> None:
         assert await handle.acancel()
         with pytest.raises(TaskCancelled):
             await handle
-
-
-async def test_an_orphaned_running_task_is_cancelled_when_it_is_taken_over(
-    app: App, seen: Seen, start_worker: Callable[..., Any], tmp_path: Path
-) -> None:
-    shared = share(app)
-    worker = start_worker(lease=0.6)
-    handle = await shared.note.adelay(str(tmp_path / "log"), 60)
-    await await_until(lambda: (tmp_path / "log").exists())
-    worker.kill()
-    assert await handle.acancel() is True
-    async with app.running(lease=0.6):
-        with pytest.raises(TaskCancelled):
-            await handle.aget(timeout=20)
-    assert (tmp_path / "log").read_text().count("start") == 1
 
 
 def test_a_cancelled_task_is_remembered_where_no_results_are_kept(make_app: MakeApp) -> None:

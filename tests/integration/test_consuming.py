@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from penstock import App, ConfigurationError, Context, State, TaskCancelled, TaskFailed, current
+from penstock import App, ConfigurationError, Context, State, TaskFailed, current
 from penstock.events import (
     Late,
     Lost,
@@ -254,70 +254,6 @@ async def test_a_thread_task_keeps_its_lease(app: App, seen: Seen) -> None:
     async with app.running(lease=0.6):
         assert await (await long.adelay()) == 1
     assert runs == [1] and not seen.of(Lost)
-
-
-async def test_a_lost_lease_stops_the_attempt(app: App, seen: Seen, raw: redis.Redis, namespace: str) -> None:
-    stopped = asyncio.Event()
-
-    @app.task
-    async def work() -> None:
-        try:
-            await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            stopped.set()
-            raise
-
-    async with app.running(lease=0.6):
-        handle = await work.adelay()
-        await seen.arrive(Started)
-        entry = pending(raw, namespace)[0]["message_id"]
-        raw.xclaim(f"{{{namespace}:default}}:s:default", "w", "somebody-else", 0, [entry])
-        raw.hset(f"{{{namespace}:default}}:t:{handle.id.partition(':')[2]}", "w", "somebody-else")
-        assert (await seen.arrive(Lost))[0].id == handle.id
-        await await_until(stopped.is_set)
-        assert await handle.acancel()
-        with pytest.raises(TaskCancelled):  # nobody renews for somebody-else: taken over, and ended there
-            await handle.aget(timeout=20)
-    assert len(seen.of(Started)) == 1
-
-
-async def test_a_late_success_wins_all_the_same(app: App, seen: Seen, raw: redis.Redis, namespace: str) -> None:
-    """Success is first-wins: the code ran to its end, and nobody else has settled the entry."""
-    go = asyncio.Event()
-
-    @app.task
-    async def work() -> int:
-        await go.wait()
-        return 1
-
-    async with app.running(lease=15):  # no renewal notices the loss in time
-        handle = await work.adelay()
-        await seen.arrive(Started)
-        entry = pending(raw, namespace)[0]["message_id"]
-        raw.xclaim(f"{{{namespace}:default}}:s:default", "w", "somebody-else", 0, [entry])
-        go.set()
-        assert await handle == 1
-    assert entries(raw, namespace) == 0 and not seen.of(Late)
-
-
-async def test_an_outcome_other_than_success_needs_ownership(
-    app: App, seen: Seen, raw: redis.Redis, namespace: str
-) -> None:
-    go = asyncio.Event()
-
-    @app.task
-    async def work() -> int:
-        await go.wait()
-        raise ValueError
-
-    async with app.running(lease=15):
-        handle = await work.adelay()
-        await seen.arrive(Started)
-        entry = pending(raw, namespace)[0]["message_id"]
-        raw.xclaim(f"{{{namespace}:default}}:s:default", "w", "somebody-else", 0, [entry])
-        go.set()
-        assert (await seen.arrive(Late))[0].id == handle.id
-    assert (await handle.ainfo()).state is State.RUNNING  # for somebody-else
 
 
 async def test_events_tell_the_life_of_a_task_and_of_its_worker(app: App, seen: Seen) -> None:

@@ -11,7 +11,7 @@ import redis
 
 from penstock import App, ConfigurationError, Context, Reject, RetryPolicy, State, TaskFailed, TaskNotFound
 from penstock.events import Failed
-from tests.integration.support import Seen, entries
+from tests.integration.support import Seen
 from tests.servers import await_until
 
 MakeApp = Callable[..., App]
@@ -131,30 +131,6 @@ async def test_a_dead_letter_holds_its_id(app: App) -> None:
         with pytest.raises(TaskFailed):
             await handle
         assert (await work.options(id="once").adelay()).created is False
-
-
-async def test_an_undecodable_entry_is_buried_with_its_raw_bytes(
-    app: App, seen: Seen, raw: redis.Redis, namespace: str
-) -> None:
-    @app.task
-    async def work() -> int:
-        return 1
-
-    stream = f"{{{namespace}:default}}:s:default"
-    raw.xadd(stream, {"what": b"\xff\x00is this"})
-    raw.xadd(stream, {"k": "key", "m": b"\xc1not msgpack"})
-    raw.xadd(stream, {"k": "key2", "m": msgspec.msgpack.encode(["a", "list"])})
-    raw.xadd(stream, {"k": b"\xff\xfe", "m": b"\xc1binary key"})  # not in the list: its id is no text
-    async with app.running():
-        assert await (await work.adelay()) == 1
-        events = await seen.arrive(Failed, 4)
-    assert {event.reason for event in events} == {"undecodable"}
-    assert entries(raw, namespace) == 0
-    letters = {letter.message: letter for letter in await asyncio.to_thread(app.dead_letters().list)}
-    assert all(letter.reason == "undecodable" and letter.args is None for letter in letters.values())
-    assert b"\xc1not msgpack" in letters and letters[b"\xc1not msgpack"].id == "default:key"
-    assert any(b"\xff\x00is this" in message for message in letters)
-    assert raw.get(f"{{{namespace}:default}}:p:".encode() + b"\xff\xfe") == b"\xc1binary key"
 
 
 async def test_a_message_of_a_newer_version_is_handed_back(app: App, raw: redis.Redis, namespace: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from penstock import App, ConfigurationError, NotDurable, State, Task
 from penstock.streams import keys
+from tests.access import ACCESS
 from tests.conftest import Running, binary
 from tests.integration.conftest import MakeApp
 from tests.servers import DEFAULT, SERVERS, Server, wait_until
@@ -210,7 +211,7 @@ async def test_on_a_cluster_the_node_of_the_queue_is_asked(
 
 async def test_behind_sentinels(tmp_path: Path, namespace: str, make_app: MakeApp) -> None:
     with sentinels(binary(DEFAULT), tmp_path, count=1) as (servers, watchers):
-        url = f"redis+sentinel://127.0.0.1:{watchers[0].port}/tf"
+        url = ACCESS.url("redis+sentinel", watchers[0].address, path="/tf")
         app = make_app(url=url, durability="replicated", command_timeout=PATIENCE)
         add = adder(app)
         wait_until(lambda: is_replicated(servers[0]), 20)

@@ -8,7 +8,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from penstock import App, BrokerError, TaskFailed
+from penstock import BrokerError
 from penstock.events import QueueLeftOut
 from penstock.streams import keys
 from tests.integration.conftest import MakeApp
@@ -42,28 +42,6 @@ async def test_a_queue_whose_stream_is_no_stream_does_not_hold_up_the_others(
         assert "WRONGTYPE" in seen.of(QueueLeftOut, queue="bad")[0].error
         raw.delete(stream)
         assert await (await bad.adelay()).aget(20) == 2  # served again by itself
-
-
-async def test_entries_that_are_no_messages_are_buried_with_their_bytes(
-    app: App, seen: Seen, raw: redis.Redis, namespace: str
-) -> None:
-    @app.task(name="fine")
-    async def fine() -> int:
-        return 1
-
-    stream = keys.stream(keys.base(namespace, "default"), "default")
-    raw.xadd(stream, {"some": "thing", "else": b"\xff\x00"})
-    raw.xadd(stream, {"k": "key", "m": b"\xc1 no msgpack"})
-    async with app.running():
-        assert await (await fine.adelay()) == 1
-        await await_until(lambda: len(app.dead_letters().list()) == 2)
-    letters = {letter.id: letter for letter in app.dead_letters().list()}
-    assert {letter.reason for letter in letters.values()} == {"undecodable"}
-    assert letters["default:key"].message == b"\xc1 no msgpack"
-    (foreign,) = (letter for id, letter in letters.items() if id.startswith("default:undecodable-"))
-    assert b"\xff\x00" in foreign.message
-    with pytest.raises(TaskFailed, match="undecodable"):
-        await app.handle("default:key").aget(5)
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))

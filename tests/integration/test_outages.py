@@ -87,7 +87,7 @@ async def test_a_lost_reply_does_not_send_twice(
         return True
 
     with proxy(server.port, keep_reply_to=keep) as port:
-        app = make_app(url=f"redis://127.0.0.1:{port}/0")
+        app = make_app(url=server.url_at(port))
 
         @app.task
         async def work(n: int) -> int:
@@ -370,11 +370,11 @@ def guarded_server(tmp_path: Path) -> Iterator[Server]:
 
 
 def guarded(server: Server, user: str = "", password: str = "secret") -> str:
-    return f"redis://{user}:{password}@127.0.0.1:{server.port}/0"
+    return server.url_for(f"{user}:{password}@")
 
 
 async def test_a_wrong_password(guarded_server: Server) -> None:
-    for url in (guarded(guarded_server, password="wrong"), guarded_server.url):
+    for url in (guarded(guarded_server, password="wrong"), guarded_server.url_for("")):
         app = App("test", url=url, sync_in_loop="allow")
 
         @app.task

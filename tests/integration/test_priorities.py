@@ -27,15 +27,6 @@ async def _order(app: App, seen: Seen, counts: dict[str, int], concurrency: int 
     return [event.priority for event in seen.of(Started)]
 
 
-@pytest.mark.parametrize("concurrency", [1, 10])
-async def test_a_backlog_is_shared_by_weight(app: App, seen: Seen, concurrency: int) -> None:
-    order = await _order(app, seen, {"low": 40, "default": 120, "high": 240}, concurrency)
-    # While all have work. A blocking read at the start may bring one of each.
-    shares = Counter(order[:200])
-    assert abs(shares["high"] - 120) <= 6 and abs(shares["default"] - 60) <= 6 and abs(shares["low"] - 20) <= 6
-    assert Counter(order) == {"low": 40, "default": 120, "high": 240}
-
-
 async def test_other_weights(app: App, seen: Seen) -> None:
     settings: dict[str, Any] = {"weight_high": 1, "weight_default": 1, "weight_low": 2}
     order = await _order(app, seen, {"low": 100, "default": 100, "high": 100}, **settings)
@@ -46,12 +37,6 @@ async def test_other_weights(app: App, seen: Seen) -> None:
 async def test_unused_shares_go_to_the_others(app: App, seen: Seen) -> None:
     order = await _order(app, seen, {"low": 50, "high": 5})
     assert order[:12].count("high") == 5 and len(order) == 55
-
-
-async def test_strict_empties_the_higher_priority_first(app: App, seen: Seen) -> None:
-    order = await _order(app, seen, {"low": 30, "default": 30, "high": 30}, strict=True)
-    # The first read of all may bring one of each.
-    assert order[3:] == sorted(order[3:], key=("high", "default", "low").index)
 
 
 async def test_a_high_one_overtakes_a_backlog(app: App, seen: Seen) -> None:

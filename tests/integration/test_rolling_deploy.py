@@ -7,36 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from penstock import App, State, TaskFailed
-from penstock.events import Started, Succeeded, Unknown
+from penstock import App, TaskFailed
+from penstock.events import Succeeded, Unknown
 from tests.integration.support import Seen
 
 MakeApp = Callable[..., App]
 pytestmark = pytest.mark.anyio
-
-
-async def test_an_unknown_task_is_handed_to_the_worker_that_knows_it(make_app: MakeApp) -> None:
-    old, new = make_app("old"), make_app("new")
-
-    @old.task(name="known")
-    async def known() -> int:
-        return 1
-
-    @new.task(name="brand.new")
-    async def brand_new(n: int) -> int:
-        return n
-
-    seen = Seen(old)
-    async with old.running():
-        handle = await brand_new.adelay(5)
-        unknown = await seen.arrive(Unknown, id=handle.id)
-        assert "brand.new" in unknown[0].error
-        info = await handle.ainfo()
-        assert info.state is State.SCHEDULED and info.attempt == 0
-    async with new.running():
-        assert await handle.aget(timeout=30) == 5
-    info = await handle.ainfo()
-    assert info.attempt == 1  # being handed round has spent nothing
 
 
 @pytest.mark.parametrize("kind", ["async", "thread"])
@@ -86,42 +62,6 @@ async def test_both_versions_at_once(make_app: MakeApp) -> None:
         assert {(await h).split()[0] for h in plain} <= {"old", "new"}
         handle = await send_2.adelay("x", copy=True)
         assert await handle.aget(timeout=60) == "new x"
-
-
-async def test_what_nobody_knows_is_buried_after_its_time(make_app: MakeApp) -> None:
-    app = make_app()
-
-    @app.task
-    async def known() -> int:
-        return 1
-
-    seen = Seen(app)
-    async with app.running(unknown_ttl=1):
-        unknown, misfit = app.send("no.such.task", 1), app.send(known.name, "too", "many")
-        for handle, word in ((unknown, "no.such.task"), (misfit, "positional")):
-            with pytest.raises(TaskFailed, match=word) as caught:
-                await handle.aget(timeout=30)
-            assert caught.value.reason == "unknown_task"
-            assert seen.of(Unknown, id=handle.id)  # handed round before
-        assert await (await known.adelay()) == 1
-    assert not seen.of(Started, name="no.such.task")
-    letters = await asyncio.to_thread(app.dead_letters().list)
-    assert {letter.id for letter in letters} == {unknown.id, misfit.id}
-
-
-async def test_handing_round_does_not_spin(make_app: MakeApp) -> None:
-    app = make_app()
-
-    @app.task
-    async def known() -> int:
-        return 1
-
-    seen = Seen(app)
-    async with app.running():
-        app.send("no.such.task")
-        await (await known.options(delay=3).adelay())  # a clock
-    # After 0, 1, 2 and more seconds: the delay grows.
-    assert 1 <= len(seen.of(Unknown)) <= 4
 
 
 async def test_a_dead_letter_can_be_redriven_once_the_code_is_there(make_app: MakeApp) -> None:

@@ -119,19 +119,6 @@ async def test_a_second_stop_does_not_wait_for_the_grace_period(app: App, seen: 
     assert await handle.astate() is State.QUEUED
 
 
-async def test_released_tasks_do_not_count_as_crashes(app: App, seen: Seen) -> None:
-    @app.task
-    async def work() -> None:
-        await asyncio.sleep(60)
-
-    handle = await work.adelay()
-    for n in range(1, 8):  # more often than max_deliveries
-        async with app.running(grace=0):
-            await seen.arrive(Started, n)
-    assert (await handle.ainfo()).state is State.QUEUED
-    assert len(seen.of(Released)) == 7
-
-
 async def test_results_that_are_ready_are_stored_before_the_end(app: App, seen: Seen) -> None:
     @app.task
     async def work(n: int) -> int:

@@ -19,6 +19,7 @@ from penstock.consumers.reclaimer import Reclaimer
 from penstock.consumers.worker import WorkerOptions
 from penstock.events import BrokerDown, Failed, Released, Started, Succeeded
 from penstock.streams import consume, keys
+from tests.access import ACCESS
 from tests.integration.support import Seen, pending
 from tests.servers import await_until
 
@@ -244,7 +245,7 @@ def user(raw: redis.Redis, namespace: str) -> Iterator[str]:
 
 
 def as_user(url: str, user: str) -> str:
-    return url.replace("://", f"://{user}:pw@")
+    return url.replace(f"://{ACCESS.login}", f"://{user}:pw@")
 
 
 async def test_a_worker_without_channels_takes_over_all_the_same(

@@ -10,7 +10,7 @@ import sys
 import threading
 
 from penstock import App
-from penstock.events import Event, LoopBlocked, WorkerStarted
+from penstock.events import Event, WorkerStarted
 from tests.integration import shared_tasks
 
 
@@ -22,8 +22,6 @@ def say(line: str) -> None:
 def tell(event: Event) -> None:
     if isinstance(event, WorkerStarted):
         say("ready")
-    elif isinstance(event, LoopBlocked):
-        say(f"blocked by {', '.join(event.tasks)}")
 
 
 def die_with_parent() -> None:

@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from penstock.streams.rights import Role, rules
+from tests.access_run import refusals
 from tests.conftest import binary
 from tests.servers import Server
 
@@ -16,12 +17,6 @@ from tests.servers import Server
 Login = Callable[..., str]
 #: What the server has denied this test's users, as (reason, object).
 Denied = Callable[[], set[tuple[str, str]]]
-
-#: Asked at a worker's start, to say clearly that a server is too old or not fit; and by the doctor, where there is no
-#: ACL DRYRUN. Who may not ask goes on.
-OPTIONAL = {
-    ("command", name) for name in ("command", "command|info", "info", "config", "config|get", "multi", "discard")
-}
 
 
 @pytest.fixture(params=["redis-6.2", "redis-8.2", "valkey-9.1"])
@@ -47,7 +42,7 @@ def login(any_server: Server, raw: redis.Redis, namespace: str) -> Iterator[Logi
         name = f"{namespace}-{len(made)}"
         raw.execute_command("ACL", "SETUSER", name, "on", ">pw", *(given or rules(namespace, *roles)))
         made.append(name)
-        return f"redis://{name}:pw@127.0.0.1:{any_server.port}/0"
+        return any_server.url_for(f"{name}:pw@")
 
     raw.execute_command("ACL", "LOG", "RESET")
     yield make
@@ -60,24 +55,3 @@ def denied(raw: redis.Redis, namespace: str) -> Denied:
     """Also what a script has swallowed."""
 
     return lambda: refusals(raw, namespace)
-
-
-def refusals(raw: redis.Redis, user: str) -> set[tuple[str, str]]:
-    """(reason, object) of the server's log, of users whose name begins so."""
-    entries = [dict(zip(flat[::2], flat[1::2], strict=True)) for flat in _log(raw)]
-    return {
-        (entry[b"reason"].decode(), entry[b"object"].decode().lower())
-        for entry in entries
-        if entry[b"username"].decode().startswith(user)
-    }
-
-
-def _log(raw: redis.Redis) -> list[list[Any]]:
-    """As the server sends it: redis-py's own reading of it differs by version."""
-    connection: Any = raw.connection_pool.get_connection()
-    try:
-        connection.send_command("ACL", "LOG", 128)
-        reply: list[list[Any]] = connection.read_response()
-        return reply
-    finally:
-        raw.connection_pool.release(connection)

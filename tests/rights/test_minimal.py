@@ -22,8 +22,10 @@ from penstock.streams.produce import Envelope
 from penstock.streams.reader import Reader
 from penstock.streams.rights import INSPECTOR, OPERATOR, PRODUCER, ROLES, WORKER, Role, rules
 from penstock.streams.urls import resolve_url
+from tests.access import ACCESS
+from tests.access_run import OPTIONAL
 from tests.contract.helpers import FAILURE, LEASE, MESSAGE, NAME, QUOTAS, TTL, Queue
-from tests.rights.conftest import OPTIONAL, Denied, Login
+from tests.rights.conftest import Denied, Login
 from tests.servers import Server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.leaks]
@@ -175,7 +177,7 @@ async def act(role: Role, url: str, server: Server, namespace: str) -> None:
         for key in raw.scan_iter(match=f"{{{namespace}*", count=1000):
             raw.unlink(key)
         raw.script_flush()
-        client = SyncClient(Connector(resolve_url(server.url, {}), Settings()))
+        client = SyncClient(Connector(resolve_url(server.url_for(ACCESS.admin), {}), Settings()))
         part = Part(url, Queue(raw, client, namespace))
         try:
             await DOES[role.name](part)

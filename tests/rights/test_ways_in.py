@@ -10,12 +10,19 @@ import redis
 
 from penstock import App
 from penstock.errors import BrokerError, PermissionDenied
-from penstock.streams.rights import PRODUCER, WORKER, rules
+from penstock.settings import Settings
+from penstock.streams.connection import Connector
+from penstock.streams.examine import examine
+from penstock.streams.rights import INSPECTOR, PRODUCER, WORKER, rules
+from penstock.streams.urls import resolve_url
 from tests.acceptance.conftest import folder, penstock
+from tests.access import ACCESS
+from tests.access_run import OPTIONAL, refusals
+from tests.certificates import make_certificates
 from tests.commands import Command
 from tests.conftest import binary
-from tests.proxies import make_certificates, tls_proxy
-from tests.rights.conftest import OPTIONAL, Denied, Login, refusals
+from tests.proxies import tls_proxy
+from tests.rights.conftest import Denied, Login
 from tests.servers import DEFAULT, Server
 from tests.topologies import cluster
 
@@ -36,8 +43,7 @@ def test_producer_and_worker_through_tls(
     with tls_proxy(any_server.port, tmp_path, client_certificate=True) as port:
 
         def secure(url: str, query: str) -> str:
-            address = f"127.0.0.1:{any_server.port}"
-            return url.replace("redis://", "rediss://").replace(address, f"localhost:{port}") + f"?{query}"
+            return f"rediss://{_login(url)}@localhost:{port}/0?{query}"
 
         worker, producer = login(WORKER), login(PRODUCER)
         command = penstock(
@@ -50,7 +56,7 @@ def test_producer_and_worker_through_tls(
         assert "rediss://" in command.text and ":pw@" not in command.text
 
         # It was TLS, and both sides were checked.
-        plain = producer.replace(str(any_server.port), str(port))
+        plain = f"redis://{_login(producer)}@localhost:{port}/0"
         without_certificate = secure(producer, query)
         other = tmp_path / "other"
         other.mkdir()
@@ -61,6 +67,10 @@ def test_producer_and_worker_through_tls(
                 app.task_named("x", queue="mail").delay()
 
 
+def _login(url: str) -> str:
+    return url.partition("://")[2].partition("@")[0]
+
+
 def test_a_cluster_under_the_rules(tmp_path: Path, namespace: str) -> None:
     """The same rules, and what redis-py needs to find the slots."""
     with cluster(binary(DEFAULT), tmp_path) as nodes:
@@ -69,7 +79,7 @@ def test_a_cluster_under_the_rules(tmp_path: Path, namespace: str) -> None:
                 client.execute_command(
                     "ACL", "SETUSER", "both", "on", ">pw", *rules(namespace, PRODUCER, WORKER), *CLUSTER
                 )
-        url = f"redis+cluster://both:pw@127.0.0.1:{nodes[0].port}"
+        url = ACCESS.url("redis+cluster", nodes[0].address, login="both:pw@")
         with App("cluster", url=url, namespace=namespace, sync_in_loop="allow") as app:
 
             def add(a: int, b: int) -> int:
@@ -82,6 +92,22 @@ def test_a_cluster_under_the_rules(tmp_path: Path, namespace: str) -> None:
         for node in nodes:
             with node.client() as client:
                 assert refusals(client, "both") - OPTIONAL == set()
+
+
+def test_the_doctor_of_a_cluster_under_the_rules(tmp_path: Path, namespace: str) -> None:
+    """Each server is found once, by what an inspector may ask."""
+    with cluster(binary(DEFAULT), tmp_path) as nodes:
+        for node in nodes:
+            with node.client() as client:
+                client.execute_command("ACL", "SETUSER", "looks", "on", ">pw", *rules(namespace, INSPECTOR), *CLUSTER)
+        url = ACCESS.url("redis+cluster", nodes[0].address, login="looks:pw@")
+        names = [f"q{i}" for i in range(12)]
+        found = examine(Connector(resolve_url(url, {}), Settings()), namespace, names, [INSPECTOR])
+        assert len(found) == 3 and sorted(name for server in found for name in server.queues) == sorted(names)
+        assert [server.rights.missing for server in found] == [()] * 3
+        for node in nodes:
+            with node.client() as client:
+                assert refusals(client, "looks") == set()
 
 
 def test_a_producer_for_one_queue(login: Login, namespace: str, raw: redis.Redis, denied: Denied) -> None:

@@ -12,12 +12,12 @@ import pytest
 from penstock import App
 from penstock.streams.rights import INSPECTOR, OPERATOR, PRODUCER, WORKER
 from tests.acceptance.conftest import folder, penstock
+from tests.access_run import OPTIONAL
 from tests.commands import Command, Folder
 from tests.integration.conftest import app, make_app, seen, start_worker
 from tests.integration.test_cancel import (
     test_a_running_task_is_stopped_from_another_app,
     test_a_waiting_task_ends_at_once_with_no_worker_up,
-    test_an_orphaned_running_task_is_cancelled_when_it_is_taken_over,
     test_cancel_between_two_retries,
 )
 from tests.integration.test_consuming import (
@@ -26,7 +26,7 @@ from tests.integration.test_consuming import (
     test_async_thread_and_process_tasks_in_one_worker,
     test_drain_runs_everything_parked_tasks_too,
 )
-from tests.integration.test_priorities import test_strict_empties_the_higher_priority_first
+from tests.integration.test_priorities import test_a_high_one_overtakes_a_backlog
 from tests.integration.test_processes import test_tasks_of_a_killed_worker_run_again
 from tests.integration.test_producing import (
     test_a_full_queue_refuses,
@@ -48,18 +48,18 @@ from tests.integration.test_scheduling import (
     test_what_has_expired_does_not_run,
 )
 from tests.integration.test_shutdown import test_an_orderly_end_removes_the_workers_traces
-from tests.rights.conftest import OPTIONAL, Denied, Login
+from tests.rights.conftest import Denied, Login
 
 __all__ = [
     "app", "folder", "make_app", "penstock", "seen", "start_worker",
     "test_a_full_queue_refuses",
+    "test_a_high_one_overtakes_a_backlog",
     "test_a_long_task_keeps_its_lease",
     "test_a_running_task_is_stopped_from_another_app",
     "test_a_task_may_send_others",
     "test_a_waiter_is_woken_at_once",
     "test_a_waiting_task_ends_at_once_with_no_worker_up",
     "test_an_orderly_end_removes_the_workers_traces",
-    "test_an_orphaned_running_task_is_cancelled_when_it_is_taken_over",
     "test_async_thread_and_process_tasks_in_one_worker",
     "test_cancel_between_two_retries",
     "test_delay_eta_and_countdown_start_when_due_and_not_before",
@@ -69,7 +69,6 @@ __all__ = [
     "test_info_of_a_task_from_scheduled_to_succeeded",
     "test_raise_snooze_runs_it_again_and_spends_none",
     "test_retries_until_it_succeeds",
-    "test_strict_empties_the_higher_priority_first",
     "test_tasks_of_a_killed_worker_run_again",
     "test_the_same_id_twice_changes_nothing_and_says_so",
     "test_the_sync_methods_of_a_handle",

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.errors import ConfigurationError
-from penstock.streams.urls import SOCKET_PATH_MAX, Address, Target, Tls, parse, resolve_url, safe_url
+from penstock.streams.redact import safe_url
+from penstock.streams.urls import SOCKET_PATH_MAX, Address, Target, Tls, parse, resolve_url
 
 
 def target(url: str) -> Target:

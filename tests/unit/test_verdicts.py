@@ -39,7 +39,13 @@ def server(info: dict[str, str] | None = None, config: dict[str, str] | None = N
 
 def queue(ready: int = 0, served: bool = True, **given: Any) -> QueueFacts:
     lane = Lane(priority="default", ready=ready, running=0, oldest=7.0 if ready else None)
-    stats = {"scheduled": 0, "due_in": None, "dead": 0, **{k: v for k, v in given.items() if k != "stuck"}}
+    stats = {
+        "scheduled": 0,
+        "due_in": None,
+        "dead": 0,
+        "paused": None,
+        **{k: v for k, v in given.items() if k != "stuck"},
+    }
     return QueueFacts(
         stats=QueueStats(queue="mail", lanes=(lane,), counters={}, **stats),
         stuck=given.get("stuck", ()),

@@ -8,10 +8,11 @@ end
 local paused = call('GET', PAUSED)
 
 -- Only a blocking read brings an entry of a paused queue: it goes back, to the end of its stream.
-local function put_back(stream, entry, key, message)
+local function put_back(priority, entry, key, message)
+  local stream, record = STREAM .. priority, RECORD .. key
   local again = call('XADD', stream, '*', 'k', key, 'm', message)
-  call('HSETNX', RECORD .. key, 't', entry:match('^%d+'))
-  call('HSET', RECORD .. key, 's', 'q', 'e', again)
+  call('HSETNX', record, 't', entry:match('^%d+'))
+  call('HSET', record, 's', 'q', 'e', again, 'p', priority) -- 'p': there may have been no record
   drop(stream, entry)
 end
 
@@ -21,11 +22,14 @@ end
 -- 'd' counts deliveries that were started and not yet ended in order: what is left over are crashes.
 local function admit(priority, entry, key, message, now, me)
   local stream, record = STREAM .. priority, RECORD .. key
-  local r = call('HMGET', record, 's', 'e', 'c', 'x', 'b', 'a', 'd')
+  local r = call('HMGET', record, 's', 'e', 'c', 'x', 'b', 'a', 'd', 'w')
   local state = r[1]
   if state and (FINISHED[state] or state == 's' or r[2] ~= entry) then
     return drop(stream, entry)
   end
+  local retries, deliveries = tonumber(r[6]) or 0, tonumber(r[7]) or 0
+  -- Started here already: a reclaim has overtaken the blocking read that brought it. It is one start.
+  if state == 'r' and r[8] == me then return retries, deliveries end
   if r[3] then
     end_unstarted(key, 'c', 'cancelled', now)
     return drop(stream, entry)
@@ -34,11 +38,10 @@ local function admit(priority, entry, key, message, now, me)
     end_unstarted(key, 'e', 'expired', now)
     return drop(stream, entry)
   end
-  if paused then return put_back(stream, entry, key, message) end
-  local deliveries = (tonumber(r[7]) or 0) + 1
-  call('HSET', record, 's', 'r', 'w', me, 'b', now, 'd', deliveries)
+  if paused then return put_back(priority, entry, key, message) end
+  call('HSET', record, 's', 'r', 'w', me, 'b', now, 'd', deliveries + 1)
   if not state then call('HSET', record, 'e', entry, 'p', priority) end
-  return tonumber(r[6]) or 0, deliveries
+  return retries, deliveries + 1
 end
 
 local function hand_out(out, priority, entry, key, message, retries, deliveries)

@@ -12,14 +12,13 @@ local TTL = ARGV[3]
 if paused then return { clock(), -1, {}, '' } end
 local me, left, now = ARGV[1], tonumber(ARGV[2]), clock()
 local read, out, empty, failure = 0, {}, {}, nil
+local FEW, BYTES, bytes = 8, 4194304, 0
 
 local function read_group(stream, count)
   return call('XREADGROUP', 'GROUP', 'w', me, 'COUNT', count, 'STREAMS', stream, '>')
 end
 
-local function take(i, count)
-  if count > left then count = left end
-  if count < 1 or empty[i] then return end
+local function read_some(i, count)
   local stream = STREAM .. ARGV[i]
   local ok, reply = pcall(read_group, stream, count)
   if not ok then
@@ -35,7 +34,21 @@ local function take(i, count)
   local entries = reply and reply[1][2] or {}
   empty[i] = #entries < count
   left, read = left - #entries, read + #entries
-  for _, e in ipairs(entries) do deliver(out, ARGV[i], e[1], e[2], now, me) end
+  for _, e in ipairs(entries) do
+    deliver(out, ARGV[i], e[1], e[2], now, me)
+    for _, field in ipairs(e[2]) do bytes = bytes + #field end
+  end
+end
+
+-- At first a few, then as many as should fit into BYTES by the size of those: a reply with a hundred messages
+-- of 1 MiB each would stall all who use the server. What is left comes with the next fetch.
+local function take(i, count)
+  count = math.min(count, left)
+  while count > 0 and not empty[i] and bytes < BYTES do
+    local some = bytes == 0 and FEW or math.ceil((BYTES - bytes) * read / bytes)
+    read_some(i, math.min(count, some))
+    count = count - some
+  end
 end
 
 for i = 4, #ARGV, 2 do take(i, tonumber(ARGV[i + 1])) end
