@@ -45,8 +45,8 @@ test-tls: $(VENV)/.dev ## Run them once more, through TLS only (10 minutes)
 failover: $(VENV)/.dev ## Kill primaries of a Cluster and behind Sentinel under load (2 minutes); prints the time without service
 	$(BIN)/python -m pytest -m "failover or not failover" tests/failover $(ARGS)
 
-chaos: $(VENV)/.dev ## Break every request once, then kill workers under load; nothing may be lost (5 minutes)
-	$(BIN)/python -m pytest -n $(JOBS) -m chaos tests/chaos $(ARGS)
+chaos: $(VENV)/.dev ## Break every request once, run random histories, kill workers under load; nothing may be lost (8 minutes)
+	$(BIN)/python -m pytest -n $(JOBS) -m chaos tests/chaos tests/model $(ARGS)
 	$(BIN)/python -m tests.chaos.storm $(STORM)
 
 fuzz: $(VENV)/.dev ## Fuzz all that reads what others may have written into Redis (a minute; FUZZ=3600 for an hour)
