@@ -23,23 +23,29 @@ from tests.servers import Server
 from tests.source import ROOT
 
 #: Not collected: they use no server of the tests.
-NO_SERVER = ("tests/unit", "tests/typing", "tests/test_caps.py", "tests/test_layers.py", "tests/test_public_api.py",
-             "tests/test_typing.py", "tests/acceptance/test_demo.py", "tests/acceptance/test_embedded.py")  # fmt: skip
+NO_SERVER = (
+    "tests/acceptance/test_bench.py", "tests/acceptance/test_demo.py", "tests/acceptance/test_embedded.py",
+    "tests/acceptance/test_examples.py", "tests/test_caps.py", "tests/test_layers.py", "tests/test_public_api.py",
+    "tests/test_typing.py", "tests/typing", "tests/unit",
+)  # fmt: skip
 
 #: Tests that cannot run so, and why. In these tables: a folder, a file, or a file and a function.
-LEFT_OUT: Mapping[str, Mapping[str, str]] = {"acl": {}, "tls": {}}
+LEFT_OUT: Mapping[str, str] = {
+    "tests/fuzz/test_secrets.py::test_errors_of_a_server_that_refuses": "of servers that let nobody log in",
+}
 
 #: Tests whose user has all rights, and why: they still log in.
 ALL_RIGHTS: Mapping[str, str] = {
     "tests/acceptance/test_inspect_cli.py::test_with_an_app_the_server_is_the_apps": "looks into two namespaces",
     "tests/contract/test_connection.py": "sends commands that are none of ours",
     "tests/contract/test_outages.py": "sends commands that are none of ours",
-    "tests/contract/test_scripts.py": "sends commands that are none of ours",
-    "tests/contract/test_refusals.py": "sends commands that are none of ours",
+    "tests/contract/test_scripts.py::test_plain_commands_read_alike_in_both_clients": (
+        "sends commands that are none of ours"
+    ),
     "tests/rules/test_rule_10_retries_and_settling.py::test_a_write_whose_reply_was_lost_happens_once": (
         "sends commands that are none of ours"
     ),
-    "tests/integration/test_outages.py::test_a_server_that_is_too_old": "a rule names a command that the server lacks",
+    "tests/integration/test_outages.py::test_a_server_that_is_too_old": "lacks a command that the rules name",
 }
 
 #: Roles of the user, where it is more than a producer and a worker.
@@ -50,18 +56,22 @@ ROLES: Mapping[str, tuple[Role, ...]] = {
     "tests/acceptance/test_doctor.py": OPERATES,  # without --role it asks for all
     "tests/acceptance/test_inspect_cli.py": OPERATES,
     "tests/acceptance/test_wrong_use.py": INSPECTS,
+    "tests/chaos": OPERATES,
     "tests/contract/test_bury.py": INSPECTS,
     "tests/contract/test_enqueue.py::test_queues_are_registered": INSPECTS,
     "tests/contract/test_heartbeat.py": INSPECTS,
     "tests/contract/test_pause.py": OPERATES,
     "tests/contract/test_redrive.py": OPERATES,
     "tests/contract/test_resends.py": OPERATES,
+    "tests/contract/test_scripts.py": INSPECTS,
     "tests/contract/test_slots.py": OPERATES,
     "tests/integration/test_dead_letters.py": OPERATES,
     "tests/integration/test_pause.py": OPERATES,
     "tests/integration/test_producing.py": INSPECTS,
     "tests/integration/test_retries.py": INSPECTS,
     "tests/integration/test_rolling_deploy.py": OPERATES,
+    "tests/failover": OPERATES,
+    "tests/fuzz": OPERATES,
     "tests/lessons": OPERATES,
     "tests/model": OPERATES,
     "tests/rules": OPERATES,
@@ -72,6 +82,8 @@ _DOCTOR = "tests/rules/test_rule_16_at_least_once.py::test_doctor_finds_the_sett
 #: Namespaces of tests that have no `namespace`; else it is the default one.
 NAMESPACES: Mapping[str, str] = {
     "tests/acceptance/test_wrong_use.py": "nothing-in-it",
+    "tests/chaos": "crash-*",
+    "tests/contract/test_refusals.py": "t",
     "tests/rules/test_rule_16_at_least_once.py": "t",
     _DOCTOR: "penstock",
 }
@@ -79,6 +91,7 @@ NAMESPACES: Mapping[str, str] = {
 #: What the documentation names for an option, beside the roles.
 ALSO: Mapping[str, tuple[str, ...]] = {
     "tests/acceptance/test_doctor.py": ("+multi", "+discard"),
+    "tests/failover": ("+wait",),
     "tests/integration/test_durability.py": ("+wait", "+waitaof"),
 }
 
@@ -110,12 +123,18 @@ def _log(raw: redis.Redis) -> list[list[Any]]:
         raw.connection_pool.release(connection)
 
 
+_NOT = "not by "
+_ROLES_ONLY, _TLS = "with the rights of its roles", "through TLS"
+_AS_MEANT = (_ROLES_ONLY, _TLS)
+
+
 class Item:
     """What the tables say of a test."""
 
     def __init__(self, nodeid: str = "") -> None:
         self.namespace = ""
-        self.all_rights = ACCESS.mode != "acl" or find(ALL_RIGHTS, nodeid) is not None
+        #: Why its user has all rights; "": it has not.
+        self.all_rights: str = find(ALL_RIGHTS, nodeid) or "" if ACCESS.mode == "acl" else _TLS
         self._roles = find(ROLES, nodeid) or USUAL
         self._also = find(ALSO, nodeid) or ()
 
@@ -175,7 +194,7 @@ class Run:
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in items:
-            why = find(LEFT_OUT[self._mode], item.nodeid)
+            why = find(LEFT_OUT, item.nodeid)
             if why is not None:
                 item.add_marker(pytest.mark.skip(reason=f"{_NOT}{self._mode}: {why}"))
 
@@ -191,31 +210,30 @@ class Run:
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
         yield
         if ACCESS.given:
-            item.user_properties.append(("access", self._mode))
+            item.user_properties.append(("access", _item.all_rights or _ROLES_ONLY))
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         stats = terminalreporter.stats
         calls = [
-            report
+            dict(report.user_properties)
             for outcome in ("passed", "failed")
             for report in stats.get(outcome, ())
             if getattr(report, "when", "") == "call"
         ]
-        through = sum(("access", self._mode) in report.user_properties for report in calls)
-        left_out = Counter(
-            report.longrepr[2].partition(_NOT)[2] for report in stats.get("skipped", ()) if _NOT in report.longrepr[2]
-        )
+        by = Counter(properties["access"] for properties in calls if "access" in properties)
         terminalreporter.section(f"access: {self._mode}")
-        terminalreporter.line(f"{len(calls)} tests ran, {through} of them on servers reached by {self._mode} only")
-        terminalreporter.line(f"{left_out.total()} were left out:")
-        for why, count in sorted(left_out.items()):
-            terminalreporter.line(f"  {count:4}  {why}")
+        terminalreporter.line(f"{len(calls)} tests ran, {by.total()} of them on servers closed in this way:")
+        for how, count in by.most_common():
+            with_all = "" if how in _AS_MEANT else "with all rights, as it "
+            terminalreporter.line(f"  {count:5}  {with_all}{how}")
+        left_out = Counter(each.longrepr[2].partition(_NOT)[2] for each in stats.get("skipped", ()))
+        del left_out[""]
+        terminalreporter.line(f"{left_out.total()} were left out")
+        for why, count in left_out.most_common():
+            terminalreporter.line(f"  {count:5}  {why}")
 
     def pytest_unconfigure(self) -> None:
         ACCESS.close()
-
-
-_NOT = "not by "
 
 
 def configure(config: pytest.Config) -> None:

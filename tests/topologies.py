@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import redis
 
+from penstock.streams.rights import ON_CLUSTER
 from tests.access import ACCESS, ADMIN, has_tls
 from tests.servers import SERVERS, Server, die_with_parent, free_port, wait_until
 
@@ -24,7 +25,7 @@ def cluster(binary: str, directory: Path, primaries: int = 3, replicas: int = 0)
     nodes = [Server(binary, directory / str(i), *options) for i in range(primaries * (1 + replicas))]
     try:
         for node in nodes:
-            node.also = ("+command", "+cluster|slots")  # asked by redis-py; docs/security.md
+            node.also = tuple(f"+{command}" for command in ON_CLUSTER)
             _start_cluster_node(node)
         clients = [node.client() for node in nodes]
         ids = [client.execute_command("CLUSTER", "MYID").decode() for client in clients]

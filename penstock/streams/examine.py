@@ -17,15 +17,13 @@ from redis.exceptions import ResponseError
 from penstock.streams import keys
 from penstock.streams.client import FAULTS
 from penstock.streams.connection import Connector
-from penstock.streams.rights import Role, trials
+from penstock.streams.rights import ON_CLUSTER, Role, trials
 
 #: Commands on which something depends, and what. Asked for by name, since versions lie: Valkey 9 reports 7.2.4.
 FEATURES = ("XAUTOCLAIM", "WAITAOF", "ACL|DRYRUN", "XACKDEL", "XNACK")
 #: Commands for one ``ACL DRYRUN`` batch.
 _BATCH = 200
 _CONFIG = ("maxmemory", "maxmemory-policy", "save", "appendonly", "appendfsync", "min-replicas-to-write")
-#: What redis-py asks a Cluster for.
-_CLUSTER = (("COMMAND",), ("CLUSTER", "SLOTS"))
 # In a script, as an unknown name is nil there on every server.
 _ASK_FEATURES = """local known = {}
 for _, name in ipairs(ARGV) do
@@ -112,7 +110,7 @@ def _examine(connector: Connector, base: str, namespace: str, queues: Sequence[s
         info, config = _info(wire.ask(("INFO",))), _config(wire)
         asked = wire.ask(("EVAL", _ASK_FEATURES, 0, *FEATURES))
         features = None if isinstance(asked, Exception) else tuple(_text(each) for each in asked)
-        cluster = _CLUSTER if connector.is_cluster else ()
+        cluster = [each.upper().split("|") for each in ON_CLUSTER] if connector.is_cluster else []
         rights = _rights(wire, [*trials(namespace, queues or ["default"], *roles), *cluster])
     refused = {"TIME": moment, "INFO": info, "CONFIG GET": config, "COMMAND INFO": features, "ACL": rights.how}
     known = not isinstance(moment, Exception)

@@ -86,6 +86,7 @@ class Listener:
         client = self._connector.pubsub_client()
         with client.pubsub() as pubsub:
             while not closing.is_set():
+                message = None
                 try:
                     if time.monotonic() - heard_at > QUIET:
                         pubsub.reset()
@@ -97,7 +98,6 @@ class Listener:
                     with suppress(*FAULTS):
                         pubsub.reset()
                     closing.wait(next(tries))
-                    continue
                 if message is not None:
                     tries, heard_at = pauses(), time.monotonic()
                     self._hear(message)

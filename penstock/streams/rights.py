@@ -72,6 +72,9 @@ OPERATOR = Role(
     (_QUEUES,),
 )  # fmt: skip
 
+#: What redis-py asks a Cluster beside that: where the slots are, and for one that is on its way to another node.
+ON_CLUSTER = ("asking", "cluster|slots", "command")
+
 ROLES = {role.name: role for role in (PRODUCER, WORKER, INSPECTOR, OPERATOR)}
 
 #: Arguments with which a command is tried (it is never run): ``ACL DRYRUN`` wants as many as it takes.

@@ -16,6 +16,7 @@ import redis
 
 from penstock import errors
 from penstock.streams.connection import Connector, acheck_server, check_server, is_transient, translate
+from penstock.streams.listener import Listener
 from penstock.streams.urls import Address, resolve_url
 from tests.access import ACCESS
 from tests.conftest import binary
@@ -65,6 +66,16 @@ def test_nothing_listens_at_the_default_url() -> None:
     assert "redis://localhost:6379/0" in text
     named = Address("redis://localhost:6379/0")
     assert "embedded" not in str(translate(refused, named.display, named.source))
+
+
+def test_the_thread_that_waits_for_results_ends_also_while_nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("penstock.streams.listener.LINGER", 0.2)
+    listener = Listener(connector(f"redis://127.0.0.1:{free_port()}"), "t")
+    with listener.waiting("q:k", lambda: None):
+        thread = listener._thread
+        assert thread is not None and thread.is_alive()
+    thread.join(10)
+    assert not thread.is_alive() and listener._thread is None
 
 
 @pytest.mark.anyio

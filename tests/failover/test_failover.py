@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from penstock import TaskNotFound
+from tests import access_run
 from tests.failover.conftest import MakeApp
 from tests.failover.load import Load
 from tests.failover.topology import Behind
@@ -23,7 +24,9 @@ SERVICE = 15.0
 @pytest.fixture
 def namespace() -> str:
     """Nobody cleans up in it: its servers die with the test, and its keys with them."""
-    return f"t-{secrets.token_hex(6)}"
+    name = f"t-{secrets.token_hex(6)}"
+    access_run.enter(name)
+    return name
 
 
 @pytest.mark.parametrize("tasks", [QUICK, pytest.param(LONG, marks=pytest.mark.failover)])

@@ -10,6 +10,7 @@ import pytest
 import redis
 from redis.crc import key_slot
 
+from tests.access import ACCESS, ADMIN
 from tests.failover.conftest import MakeApp
 from tests.failover.load import Load
 from tests.failover.topology import Behind
@@ -44,9 +45,10 @@ class Migration:
 
     def move_keys(self, most: int = 1_000_000) -> int:
         """How many keys were moved; raises if one is on both sides."""
+        login = ("AUTH", ADMIN) if ACCESS.closed else ()
         port, moved = self.target.connection_pool.connection_kwargs["port"], 0
         while moved < most and (found := self.source.cluster("GETKEYSINSLOT", self.slot, 20)):
-            self.source.execute_command("MIGRATE", "127.0.0.1", port, "", 0, 5000, "KEYS", *found)
+            self.source.execute_command("MIGRATE", "127.0.0.1", port, "", 0, 5000, *login, "KEYS", *found)
             moved += len(found)
         return moved
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import RedisError
 
+from tests.access import ACCESS
 from tests.servers import Server, wait_until
 
 
@@ -58,5 +59,5 @@ def of_cluster(nodes: Sequence[Server]) -> Behind:
 
 def of_sentinels(servers: Sequence[Server], watchers: Sequence[Server]) -> Behind:
     """A primary and its replicas, watched by sentinels."""
-    hosts = ",".join(f"127.0.0.1:{watcher.port}" for watcher in watchers)
-    return Behind(f"redis+sentinel://{hosts}/tf", servers[:1], servers[1:])
+    url = ACCESS.url("redis+sentinel", *(watcher.address for watcher in watchers), path="/tf")
+    return Behind(url, servers[:1], servers[1:])

@@ -402,10 +402,16 @@ def logged(text: str, *args: object) -> None:
 
 def _caught(act: Callable[[], None]) -> str:
     """What it writes to standard output, as UTF-8."""
-    raw = io.BytesIO()
-    with contextlib.redirect_stdout(io.TextIOWrapper(raw, "utf-8", write_through=True)):
+    _written.seek(0)
+    _written.truncate()
+    with contextlib.redirect_stdout(_stdout):
         act()
-    return raw.getvalue().decode()
+    return _written.getvalue().decode()
+
+
+# One for all calls: click keeps each stream that it has ever written to.
+_written = io.BytesIO()
+_stdout = io.TextIOWrapper(_written, "utf-8", write_through=True)
 
 
 def _harmless(text: str) -> None:

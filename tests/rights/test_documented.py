@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from penstock.streams.rights import _TRY, ROLES, rules
+from penstock.streams.rights import _TRY, ON_CLUSTER, ROLES, rules
 from tests.source import ROOT
 
 PAGE = ROOT / "docs" / "security.md"
@@ -30,6 +30,10 @@ def test_the_rules_of_the_page_are_those_of_the_code() -> None:
     match = _RULES.search(PAGE.read_text("utf-8"))
     assert match is not None
     assert match[2] == block(), "run `python -m tests.rights.test_documented`"
+
+
+def test_the_page_says_what_a_cluster_takes() -> None:
+    assert f"On Cluster redis-py also needs `{' '.join(f'+{each}' for each in ON_CLUSTER)}`" in PAGE.read_text("utf-8")
 
 
 def test_every_command_can_be_tried_and_none_is_listed_in_vain() -> None:

@@ -13,7 +13,7 @@ from penstock.errors import BrokerError, PermissionDenied
 from penstock.settings import Settings
 from penstock.streams.connection import Connector
 from penstock.streams.examine import examine
-from penstock.streams.rights import INSPECTOR, PRODUCER, WORKER, rules
+from penstock.streams.rights import INSPECTOR, ON_CLUSTER, PRODUCER, WORKER, rules
 from penstock.streams.urls import resolve_url
 from tests.acceptance.conftest import folder, penstock
 from tests.access import ACCESS
@@ -28,8 +28,7 @@ from tests.topologies import cluster
 
 __all__ = ["folder", "penstock"]
 
-#: What redis-py itself asks a Cluster for.
-CLUSTER = ("+command", "+cluster|slots")
+CLUSTER = [f"+{command}" for command in ON_CLUSTER]
 
 
 def test_producer_and_worker_through_tls(
