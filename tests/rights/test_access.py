@@ -13,6 +13,7 @@ from tests import access_run
 from tests.access import ACCESS, ADMIN
 from tests.conftest import binary
 from tests.servers import SERVERS, Server
+from tests.source import ROOT
 
 OURS, OTHERS = "t-ours", "t-others"
 
@@ -38,6 +39,14 @@ def closed(
 def send(url: str, namespace: str = OURS) -> None:
     with App("test", url=url, namespace=namespace, retry_for=0) as app:
         assert app.task_named("work").delay().created
+
+
+def test_the_tables_name_what_there_is() -> None:
+    tables = (access_run.LEFT_OUT, access_run.ALL_RIGHTS, access_run.ROLES, access_run.NAMESPACES, access_run.ALSO)
+    for name in (*access_run.NO_SERVER, *(name for table in tables for name in table)):
+        path, _, function = name.partition("::")
+        assert (ROOT / path).exists(), name
+        assert not function or f"def {function}(" in (ROOT / path).read_text("utf-8"), name
 
 
 @pytest.mark.parametrize("mode", ["acl", "tls"])
