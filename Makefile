@@ -39,7 +39,7 @@ test: $(VENV)/.dev ## Run all tests, against real servers (under 6 minutes)
 test-acl: $(VENV)/.dev ## Run them once more, by a user with the documented rights and no others (8 minutes)
 	$(BIN)/python -m pytest -n $(JOBS) --access=acl $(ARGS)
 
-test-tls: $(VENV)/.dev ## Run them once more, through TLS only (10 minutes)
+test-tls: $(VENV)/.dev ## Run them once more, through TLS only (8 minutes)
 	$(BIN)/python -m pytest -n $(JOBS) --access=tls $(ARGS)
 
 failover: $(VENV)/.dev ## Kill primaries of a Cluster and behind Sentinel under load (2 minutes); prints the time without service

@@ -62,6 +62,7 @@ ROLES: Mapping[str, tuple[Role, ...]] = {
     "tests/contract/test_heartbeat.py": INSPECTS,
     "tests/contract/test_pause.py": OPERATES,
     "tests/contract/test_redrive.py": OPERATES,
+    "tests/contract/test_refusals.py": INSPECTS,
     "tests/contract/test_resends.py": OPERATES,
     "tests/contract/test_scripts.py": INSPECTS,
     "tests/contract/test_slots.py": OPERATES,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import cycle
@@ -35,6 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As a shell without job control starts what it runs in the background. Our child processes would inherit it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     access_run.configure(config)
     config.addinivalue_line("markers", "leaks: the test may leave keys without a TTL in its namespace")
     for name, why in LONG.items():

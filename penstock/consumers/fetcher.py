@@ -107,7 +107,10 @@ class Fetcher:
         for base in (*bases[first:], *bases[:first]):
             queue = state.queues[base]
             budget = state.slots.budget(queue)
-            if budget < 1 or self._stopping:
+            if self._stopping:
+                continue
+            if budget < 1:
+                total += 1  # a sweep asks for its slot: it may hold work, so begin again with the others
                 continue
             quotas = self._weights[base].plan(budget)
             call = consume.fetch(base, queue, state.consumer, budget, quotas, state.settings.record_ttl)

@@ -307,6 +307,41 @@ async def test_a_burst_does_not_end_while_a_queue_waits_for_a_slot(
         assert raw.xlen(stream) == 0
 
 
+async def test_a_queue_that_was_not_asked_for_want_of_a_slot_is_not_taken_for_empty(
+    app: App, raw: redis.Redis, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep has begun to ask for its slot after the fetch was planned. A burst would end with work left."""
+    stream = keys.stream(keys.base(namespace, "slow"), "default")
+    fetch, block = Fetcher._fetch, Fetcher._block
+    skipped: list[str] = []
+    idle: list[bool] = []
+
+    async def fetch_without(self: Fetcher, bases: Sequence[str]) -> int:
+        if skipped:
+            return await fetch(self, bases)
+        skipped.append("slow")
+        with self._state.slots.asking("slow", 1):
+            return await fetch(self, bases)
+
+    async def look_and_block(self: Fetcher, bases: frozenset[str]) -> bool:
+        idle.append(self.idle and raw.xlen(stream) > 0)
+        return await block(self, bases)
+
+    monkeypatch.setattr(Fetcher, "_fetch", fetch_without)
+    monkeypatch.setattr(Fetcher, "_block", look_and_block)
+
+    @app.task(queue="slow")
+    def slow() -> None: ...
+
+    @app.task(queue="quick")
+    async def quick() -> None: ...
+
+    await slow.adelay()
+    await app.worker(WorkerOptions(burst="ready"), threads=1).run()
+    assert skipped and idle and not any(idle)
+    assert raw.xlen(stream) == 0
+
+
 async def test_a_slot_that_gets_free_during_a_fetch_of_others_is_used_at_once(
     app: App, seen: Seen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
