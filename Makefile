@@ -33,7 +33,7 @@ help: ## Show this list
 demo: $(VENV)/.runtime ## Index Python's standard library with two workers, and kill one on the way
 	$(BIN)/penstock demo
 
-test: $(VENV)/.dev ## Run all tests, against real servers (under 6 minutes)
+test: $(VENV)/.dev ## Run all tests, against real servers (7 minutes on two cores)
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
 
 test-acl: $(VENV)/.dev ## Run them once more, by a user with the documented rights and no others (8 minutes)
