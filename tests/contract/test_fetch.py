@@ -191,7 +191,8 @@ def test_an_entry_of_somebody_else_goes_out_without_a_key(q: Queue, fields: dict
     "key",
     [
         b"\xff\x00", b"a\nb", b"\x1b[31m", b"a\x00", b"\x7f", b"\xc3", b"\xc3\xe2\x82\xac\xa9", b"\xc0\xaf",
-        b"\xe0\x80\xaf", b"\xed\xa0\x80", b"\xf0\x80\x80\xaf", b"\xf4\x90\x80\x80", b"\xf5\x80\x80\x80", b"\xc3\xa4" * 201,
+        b"\xe0\x80\xaf", b"\xed\xa0\x80", b"\xf0\x80\x80\xaf", b"\xf4\x90\x80\x80", b"\xf5\x80\x80\x80",
+        b"\xc3\xa4" * 201,
     ],
 )  # fmt: skip
 def test_a_key_that_no_producer_sends_makes_no_record(q: Queue, key: bytes) -> None:

@@ -26,6 +26,7 @@ def closed(
     found = binary(request.param)
     monkeypatch.setattr(ACCESS, "rules", ACCESS.rules)
     monkeypatch.setattr(ACCESS, "mode", mode)
+    monkeypatch.setattr(ACCESS, "_folder", None)
     if why := ACCESS.why_not():
         pytest.skip(why)
     monkeypatch.setattr(access_run, "_item", access_run.Item(""))
@@ -34,6 +35,7 @@ def closed(
     access_run.enter(OURS)
     yield server
     server.kill()
+    ACCESS.close()
 
 
 def send(url: str, namespace: str = OURS) -> None:
