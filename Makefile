@@ -45,14 +45,14 @@ test-tls: $(VENV)/.dev ## Run them once more, through TLS only (8 minutes)
 failover: $(VENV)/.dev ## Kill primaries of a Cluster and behind Sentinel under load (2 minutes); prints the time without service
 	$(BIN)/python -m pytest -m "failover or not failover" tests/failover $(ARGS)
 
-chaos: $(VENV)/.dev ## Break every request once, run random histories, kill workers under load; nothing may be lost (8 minutes)
+chaos: $(VENV)/.dev ## Break every request once, run random histories, kill workers under load; nothing may be lost (5 minutes)
 	$(BIN)/python -m pytest -n $(JOBS) -m chaos tests/chaos tests/model $(ARGS)
 	$(BIN)/python -m tests.chaos.storm $(STORM)
 
 fuzz: $(VENV)/.dev ## Fuzz all that reads what others may have written into Redis (a minute; FUZZ=3600 for an hour)
 	$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ)
 
-bench: $(VENV)/.runtime ## Measure penstock (8 minutes), with PEERS=all beside its peers (70 minutes); nothing else should run
+bench: $(VENV)/.runtime ## Measure penstock, with PEERS=all beside nine peers (460 runs); nothing else should run
 	$(BIN)/python -m benchmarks --peers "$(PEERS)" $(BENCH)
 
 check: $(VENV)/.dev ## Formatter, linter, both type checkers, tests of layers, caps and public names

@@ -55,10 +55,11 @@ def with_a_worker() -> None:
         print(error)
     running = export.delay()
     started.wait(timeout=10)
-    print(f"cancel of a running task: {running.cancel()}")
+    requested = running.cancel()
     try:
         running.get(timeout=10)
     except TaskCancelled:
+        print(f"cancel of a running task: {requested}")
         print("export was cancelled")
 
 

@@ -112,7 +112,9 @@ class AsyncClient(_Client):
 
     async def run_all(self, calls: Sequence[Call[T]]) -> list[T | BrokerError]:
         """Several calls in one round trip (on Cluster: at the same time); each has its reply or its error."""
-        if len(calls) == 1 or self._connector.is_cluster:
+        if len(calls) == 1:  # as a rule; `gather` would make an asyncio task of it
+            return [await self._or_error(calls[0])]
+        if self._connector.is_cluster:
             return await asyncio.gather(*[self._or_error(call) for call in calls])
         try:
             replies = await self._wire.execute_commands([call.by_sha() for call in calls])

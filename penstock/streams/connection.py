@@ -63,8 +63,6 @@ class AsyncClient(Protocol):
 
     async def execute_command(self, *args: Any) -> Any: ...
 
-    def pipeline(self, transaction: bool = True) -> Any: ...
-
     async def aclose(self) -> None: ...
 
 
@@ -295,10 +293,6 @@ class _AsyncCluster:
                 return await self._client.execute_command(*args)
             except RedisClusterException as error:
                 raise as_redis_error(error) from error
-
-    def pipeline(self, transaction: bool = True) -> Any:
-        # redis-py 8.1 blocks EVALSHA in it; EVAL works.
-        return self._client.pipeline(transaction)
 
     async def aclose(self) -> None:
         await self._client.aclose()

@@ -1,7 +1,8 @@
 -- Start entries that a blocking read delivered to this consumer (XREADGROUP BLOCK cannot run in a script).
 -- KEYS  1 base
 -- ARGV  1 consumer, 2 TTL in ms of records that end here, then pairs: priority, entry
--- reply {now, entries seen (but those put back, since the queue is paused), [priority, entry, key, message, retries, deliveries] flat, problem or ''}
+-- reply {now, entries seen (without those put back, as the queue is paused),
+--        [priority, entry, key, message, retries, deliveries] flat, problem or ''}
 -- include: prelude
 local TTL = ARGV[2]
 -- include: finish

@@ -4,7 +4,8 @@
 -- ARGV  1 consumer, 2 budget, 3 TTL in ms of records that end here, then pairs in order: priority, quota
 -- A stream that cannot be read (its key holds another type) does not keep the others, whose entries are
 -- delivered by then: the error comes when there is nothing else to answer.
--- reply {now, entries read (-1: the queue is paused), [priority, entry, key, message, retries, deliveries] flat, problem or ''}
+-- reply {now, entries read (-1: the queue is paused),
+--        [priority, entry, key, message, retries, deliveries] flat, problem or ''}
 -- include: prelude
 local TTL = ARGV[3]
 -- include: finish

@@ -2,7 +2,8 @@
 -- XPENDING + XRANGE have no side effect; reading id 0 would bump every counter and reset every idle time.
 -- KEYS  1 base
 -- ARGV  1 consumer, 2 TTL in ms, 3 priority, 4 most entries to return, then the entries in flight here
--- reply {now, entries found (-1: the queue is paused), [priority, entry, key, message, retries, deliveries] flat, problem or ''}
+-- reply {now, entries found (-1: the queue is paused),
+--        [priority, entry, key, message, retries, deliveries] flat, problem or ''}
 -- include: prelude
 local TTL = ARGV[2]
 -- include: finish
