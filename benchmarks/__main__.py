@@ -24,8 +24,8 @@ from benchmarks.servers import find_server
 from benchmarks.session import Peer, penstock
 
 _EPILOG = """examples:
-  python -m benchmarks                                  penstock alone, against redis-py (8 minutes)
-  python -m benchmarks --peers all --report bench.md    everything (70 minutes)
+  python -m benchmarks                                  penstock alone, against redis-py (13 minutes)
+  python -m benchmarks --peers all --report bench.md    everything (75 minutes)
   python -m benchmarks --peers streaq,taskiq --scenarios drain,latency --runs 3
   python -m benchmarks --quick --peers all              does everything work? (the figures mean nothing)"""
 
@@ -115,7 +115,7 @@ def _arguments() -> argparse.Namespace:
         type=_at_least_one,
         default=5,
         metavar="N",
-        help="runs of each; memory and idle at most 3 (default: 5)",
+        help="runs of each; memory, idle, payloads and startup at most 3, backlog 2 (default: 5)",
     )
     add("--quick", action="store_true", help="a smoke test: few tasks, one run")
     add("--sweep", action="store_true", help="first try all known settings of each peer, and take its fastest")

@@ -23,12 +23,13 @@ class Aim:
     aim: str
     value: float
     text: str
-    reached: bool
+    #: None: there is no aim, the line is there to be read beside another.
+    reached: bool | None
 
 
 def aims(results: Results, peers: Sequence[Peer]) -> list[Aim]:
     """All that can be said of what was measured."""
-    found = [*_drains(results, peers), *_enqueues(results, peers), *_absolutes(results)]
+    found = [*_drains(results, peers), *_enqueues(results, peers), *_absolutes(results), *_promises(results)]
     return [aim for aim in found if aim is not None]
 
 
@@ -39,7 +40,9 @@ def _drains(results: Results, peers: Sequence[Peer]) -> Iterator[Aim | None]:
         yield _times(results, "drain", ["streaq"], "no-op tasks, one process, against streaq", 15)
     yield _times(results, "drain", safe, "no-op tasks, against the fastest at-least-once peer", 5)
     yield _times(results, "drain", rivals, "no-op tasks, against the fastest peer of any kind", 3)
-    yield _share(_ratios(results, "drain", BARE), "no-op tasks, of redis-py's bare fetch and finish", 0.4)
+    bare = "no-op tasks, of redis-py's bare fetch and finish"
+    yield _share(_ratios(results, "drain", BARE, "single"), f"{bare}, one request at a time", 0.4)
+    yield _share(_ratios(results, "drain", BARE, "double"), f"{bare}, two at a time", None)
     one, two = _values(results, "drain", "rate"), _values(results, "drain-2", "rate")
     if one and two:
         busy = _values(results, "drain-2", "redis_busy")
@@ -71,6 +74,11 @@ def _absolutes(results: Results) -> Iterator[Aim | None]:
         ("memory", "finished_plain", "finished no-op task with its record", 260, "B"),
         ("idle", "commands", "idle worker of one queue, commands/s", 2.2, ""),
         ("idle", "cpu_percent", "idle worker, CPU", 0.5, "%"),
+        ("scheduled", "late_p99", "tasks with a due time: due to start, p99", 20, "ms"),
+        ("backlog", "worker_spread_mb", "a million queued: worker's memory, highest less lowest", 10, "MB"),
+        ("backlog", "bytes_ratio", "a million queued: bytes a task, against 20,000", 1.1, "×"),
+        ("payloads", "growth", "time per byte at 1 MiB against 100 kB, what grows most", 2, "×"),
+        ("startup", "import_ms", "import in a producer", 150, "ms"),
     )
     for scenario, figure, what, most, unit in lines:
         digits = 0 if unit == "B" else 2
@@ -79,6 +87,15 @@ def _absolutes(results: Results) -> Iterator[Aim | None]:
             return f"{value:,.{digits}f} {unit}".strip()
 
         yield _at_most(_values(results, scenario, figure), what, most, show, f"≤ {most} {unit}".strip())
+
+
+def _promises(results: Results) -> Iterator[Aim | None]:
+    """What must hold in each run, and what is to be no less."""
+    if early := _values(results, "scheduled", "early"):
+        yield _at_most([max(early)], "tasks that began before they were due", 0, lambda value: f"{value:.0f}", "0")
+    if done := _values(results, "scheduled", "done"):
+        yield _share([min(done)], "tasks with a due time that ran", 1)
+    yield _share(_values(results, "backlog", "ratio"), "a million queued: no-op tasks/s, of those of 20,000", 0.9)
 
 
 def _times(results: Results, scenario: str, rivals: Sequence[str], what: str, least: float) -> Aim | None:
@@ -91,9 +108,9 @@ def _times(results: Results, scenario: str, rivals: Sequence[str], what: str, le
     return _factor(statistics.median(ratios), what, least, f" ({best})" if len(rivals) > 1 else "") if ratios else None
 
 
-def _ratios(results: Results, scenario: str, rival: str) -> list[float]:
-    """Ours to theirs, round by round: both met the same noise."""
-    ours, theirs = _values(results, scenario, "rate"), _values(results, scenario, "rate", rival)
+def _ratios(results: Results, scenario: str, rival: str, figure: str = "rate") -> list[float]:
+    """Our rate to that figure of theirs, round by round: both met the same noise."""
+    ours, theirs = _values(results, scenario, "rate"), _values(results, scenario, figure, rival)
     return [a / b for a, b in zip(ours, theirs, strict=False)]
 
 
@@ -106,10 +123,12 @@ def _factor(value: float, what: str, least: float, said: str = "") -> Aim:
     return Aim(what, f"≥ {least:g}×", value, f"{value:.1f}×{said}", value >= least)
 
 
-def _share(values: Sequence[float], what: str, least: float) -> Aim | None:
+def _share(values: Sequence[float], what: str, least: float | None) -> Aim | None:
     if not values:
         return None
     value = statistics.median(values)
+    if least is None:
+        return Aim(what, "–", value, f"{value:.0%}", None)
     return Aim(what, f"≥ {least:.0%}", value, f"{value:.0%}", value >= least)
 
 

@@ -12,6 +12,9 @@ from benchmarks.progress import Progress
 from benchmarks.scenarios import Extent, Figures, Scenario
 from benchmarks.session import Config, Peer
 
+#: Figures of a run that are told while the others go on.
+_NOTED = 6
+
 
 @dataclass
 class Measured:
@@ -126,4 +129,5 @@ def _keys(steps: Sequence[Step]) -> list[tuple[str, str]]:
 def _note(figures: Figures) -> str:
     if "rate" in figures:
         return f"{figures['rate']:,.0f}/s"
-    return ", ".join(f"{name} {value:,.2f}" for name, value in figures.items())
+    some = ", ".join(f"{name} {value:,.2f}" for name, value in list(figures.items())[:_NOTED])
+    return some + (", …" if len(figures) > _NOTED else "")

@@ -1,4 +1,4 @@
-"""Processes that end with the benchmark, and the CPU that they use, which is read from /proc: on Linux only."""
+"""Processes that end with the benchmark; the CPU and memory that they use, read from /proc: on Linux only."""
 
 from __future__ import annotations
 
@@ -90,6 +90,17 @@ def cpu_seconds(roots: Sequence[int]) -> float | None:
         with suppress(OSError):
             ticks += sum(int(field) for field in _stat(pid)[_TIMES])
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def resident(pids: Sequence[int]) -> int | None:
+    """Bytes of memory that these processes hold, each on its own; None where it cannot be known."""
+    if not _PROC.is_dir():
+        return None
+    pages = 0
+    for pid in pids:
+        with suppress(OSError):
+            pages += int((_PROC / str(pid) / "statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _parents() -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.aims import aims
 from benchmarks.measuring import Measured, Results, label
-from benchmarks.scenarios import BARE, SCENARIOS
+from benchmarks.scenarios import BARE, PAYLOADS, SCENARIOS
 from benchmarks.session import Peer
 from benchmarks.spread import Spread
 
@@ -35,6 +35,7 @@ SECTIONS: dict[str, tuple[Column, ...]] = {
         Column("worker CPU, µs a no-op task", "drain", "worker_cpu_us"),
         Column("Redis CPU, µs a no-op task", "drain", "redis_cpu_us"),
         Column("cores that the workers use", "drain", "worker_busy", 2),
+        Column("cores that the workers use (sleeps)", "drain-sleep", "worker_busy", 2),
         Column("Redis busy, %", "drain", "redis_busy", 0, 100),
         Column("Redis busy with two processes, %", "drain-2", "redis_busy", 0, 100),
         Column("start-up of a worker, s", "drain", "startup_s", 2),
@@ -62,6 +63,29 @@ SECTIONS: dict[str, tuple[Column, ...]] = {
         Column("commands/s", "idle", "commands", 1),
         Column("CPU, %", "idle", "cpu_percent", 2),
     ),
+    "Tasks with a due time, ms after it": (
+        Column("p50", "scheduled", "late_p50", 2),
+        Column("p99", "scheduled", "late_p99", 2),
+        Column("latest", "scheduled", "late_max", 2),
+        Column("tasks that began too early", "scheduled", "early"),
+        Column("tasks that ran, %", "scheduled", "done", 1, 100),
+    ),
+    "A million queued tasks": (
+        Column("drain, tasks/s", "backlog"),
+        Column("drain of 20,000, tasks/s", "backlog", "small_rate"),
+        Column("ratio", "backlog", "ratio", 2),
+        Column("worker's memory at most, MB", "backlog", "worker_mb", 1),
+        Column("highest less lowest, MB", "backlog", "worker_spread_mb", 1),
+        Column("bytes a task on the server, 20,000 queued", "backlog", "small_bytes"),
+        Column("200,000", "backlog", "middle_bytes"),
+        Column("1,000,000", "backlog", "large_bytes"),
+    ),
+    "Start-up": (
+        Column("import in a producer, ms", "startup", "import_ms"),
+        Column("its process, less an empty one, ms", "startup", "process_ms"),
+        Column("modules", "startup", "modules"),
+        Column("worker, from its start to its first task's, ms", "startup", "worker_ms"),
+    ),
 }
 #: Sent in turns with penstock's calls.
 _BARE_HEADS = {column.scenario for column in SECTIONS["Calls sent, per second"]}
@@ -83,8 +107,11 @@ def markdown(results: Results, peers: Sequence[Peer], machine: Mapping[str, str]
     for title, columns in SECTIONS.items():
         if table := _section(results, peers, columns):
             parts += [f"## {title}", table]
+    if table := _payloads(results):
+        parts += ["## Payloads", table]
     if lines := [] if quick else aims(results, peers):
-        rows = [[line.what, line.text, line.aim, "yes" if line.reached else "**no**"] for line in lines]
+        said = {True: "yes", False: "**no**", None: "–"}
+        rows = [[line.what, line.text, line.aim, said[line.reached]] for line in lines]
         parts += ["## What penstock is to reach", _table(["", "measured", "aim", "reached"], rows)]
     parts += ["## Settings of the workers", _settings(results, peers)]
     if results.failures:
@@ -141,10 +168,41 @@ def _cell(results: Results, peer: str, column: Column) -> str:
     values = [value * column.scale for value in measured.values(figure)] if measured else []
     if not measured or not values:
         return "–"
-    spread = Spread.of(values)
-    low, median, high = (f"{value:,.{column.digits}f}" for value in (spread.low, spread.median, spread.high))
     cut = "*" if figure == "rate" and min(measured.values("done"), default=1.0) < 1 else ""
-    return f"{median}{cut}" + (f" ({low}–{high})" if len(values) > 1 else "")
+    return _spread(values, column.digits, cut)
+
+
+def _spread(values: Sequence[float], digits: int, mark: str = "") -> str:
+    spread = Spread.of(values)
+    low, median, high = (f"{value:,.{digits}f}" for value in (spread.low, spread.median, spread.high))
+    return f"{median}{mark}" + (f" ({low}–{high})" if len(values) > 1 else "")
+
+
+def _payloads(results: Results) -> str:
+    """A row for each size: where µs/kB grow from one row to the next, something is worse than linear."""
+    measured = results.get("payloads", "penstock")
+    if not measured:
+        return ""
+    head = [""]
+    for what in ("one by one", "in bulk", "drain"):
+        head += [f"{what}, tasks/s", "MB/s", "µs/kB"]
+    rows = []
+    for payload in PAYLOADS:
+        row = [payload.label]
+        for name in ("one", "bulk", "drain"):
+            rates = measured.values(f"{payload.key}_{name}")
+            row += _rates(rates, payload.size) if rates else ["–"] * 3
+        rows.append(row)
+    return _table(head, rows)
+
+
+def _rates(rates: Sequence[float], size: int) -> list[str]:
+    bytes_per_second = [rate * size for rate in rates]
+    return [
+        _spread(rates, 0),
+        _spread([each / 1e6 for each in bytes_per_second], 1),
+        _spread([1e9 / each for each in bytes_per_second], 2),
+    ]
 
 
 def _settings(results: Results, peers: Sequence[Peer]) -> str:

@@ -123,6 +123,10 @@ class RedisServer:
         found = self._client.info("cpu")
         return float(found["used_cpu_user"]) + float(found["used_cpu_sys"])
 
+    def stream_length(self, stream: str) -> int:
+        """Entries of it that have not been deleted."""
+        return int(self._client.xlen(stream))
+
     def memory(self) -> int:
         """Bytes that its data takes; the buffers of clients that have gone are given back first."""
         time.sleep(0.3)

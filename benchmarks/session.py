@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,8 @@ _ADAPTERS = Path(__file__).parent / "adapters"
 _SHARED_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 #: Seconds that a producer may take, and that a worker has to end by itself.
 _CLIENT_WITHIN, _STOP_WITHIN = 300.0, 10.0
+#: Seconds that a worker has until its first task runs.
+START_WITHIN = 30.0
 _STAMP = 8
 
 
@@ -85,7 +88,19 @@ class Session:
 
     def bare(self, action: str, n: int) -> Answer:
         """Run redis-py without a framework."""
-        return _run(self.peer, [self.peer.python, "bare.py", json.dumps({"action": action, "n": n})], self._env)
+        return self.python("bare.py", json.dumps({"action": action, "n": n}))
+
+    def alone(self, action: str, **request: Any) -> Answer:
+        """Run a producer that does what is asked of penstock alone."""
+        return self.python("alone.py", json.dumps({"action": action, **request}))
+
+    def python(self, *arguments: str) -> Answer:
+        """Run the peer's Python; the last line that it prints is JSON. Raises `BenchError`."""
+        return _run(self.peer, [self.peer.python, *arguments], self._env)
+
+    def keep_bytecode(self) -> None:
+        """Let what is run from now on write what it compiled, as an installer has done for a user."""
+        del self._env["PYTHONDONTWRITEBYTECODE"]
 
     def start_worker(self) -> None:
         """One more."""
@@ -105,6 +120,23 @@ class Session:
         """Raises `BenchError` if one has ended."""
         if any(processes.has_ended(worker) for worker in self._workers):
             raise BenchError(f"{self.peer.name}: a worker ended by itself. {self.log()}")
+
+    def pause_workers(self) -> None:
+        """Stop their processes, but not the supervisors', so that a queue can be filled before a worker that is up."""
+        self._signal(signal.SIGSTOP)
+
+    def resume_workers(self) -> None:
+        """Let them go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        for worker in self._workers:
+            for pid in processes.descendants(worker.pid):
+                os.kill(pid, number)
+
+    def workers_memory(self) -> int | None:
+        """Bytes of memory that the workers' children hold: a supervisor itself runs no tasks."""
+        return processes.resident([pid for worker in self._workers for pid in processes.descendants(worker.pid)])
 
     def workers_cpu(self) -> float | None:
         """CPU seconds of all workers and their children."""
@@ -132,13 +164,22 @@ class Session:
         except OSError:
             return ""
 
-    def wait_for(self, hits: int, within: float) -> bool:
-        """Wait until so many tasks have run; False if it takes longer, or if nothing happens for 20 s."""
+    def wait_for_first(self, hits: int = 1) -> None:
+        """Wait until a worker is up and has run what is queued. Raises `BenchError`."""
+        if not self.wait_for(hits, START_WITHIN):
+            raise BenchError(f"{self.peer.name}: no task ran within {START_WITHIN:.0f} s. {self.log()}")
+
+    def wait_for(self, tasks: int, within: float, count: Callable[[], int] | None = None) -> bool:
+        """Wait until so many tasks have run; False if it takes longer, or if nothing happens for 20 s.
+
+        `count` tells how many have; by default `hits`.
+        """
+        count = count or self.hits
         begin = changed = time.monotonic()
-        seen = self.hits()
-        while seen < hits:
+        seen = count()
+        while seen < tasks:
             time.sleep(0.01)
-            now, last, seen = time.monotonic(), seen, self.hits()
+            now, last, seen = time.monotonic(), seen, count()
             if seen != last:
                 changed = now
             if now - begin > within or now - changed > 20:

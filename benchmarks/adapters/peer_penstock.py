@@ -63,7 +63,15 @@ async def lat(sent: int) -> int:
     return started(sent)
 
 
-TASKS: dict[str, Any] = {task.name.rpartition(".")[2]: task for task in (noop, noop_sync, sleep10, blob, big, lat)}
+@app.task
+async def answer(size: int) -> str:
+    hit()
+    return "x" * size
+
+
+TASKS: dict[str, Any] = {
+    task.name.rpartition(".")[2]: task for task in (noop, noop_sync, sleep10, blob, big, lat, answer)
+}
 
 
 class Client(AsyncClient):
