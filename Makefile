@@ -8,6 +8,8 @@
 #   STORM    arguments of the storm:  make chaos STORM="--tasks 1000000 --seconds 1800 --report storm.md"
 #   PEERS    what is measured beside penstock:  make bench PEERS=all, or PEERS=streaq,taskiq
 #   BENCH    more arguments of the benchmark:  make bench BENCH="--runs 7 --scenarios drain,latency --report bench.md"
+#   GROWTH   arguments of the measurement of growth:  make growth GROWTH="--report growth.md --plot growth.svg"
+#   PROFILE  arguments of the profile:  make profile PROFILE="--scenario sync"
 
 SHELL := /bin/sh
 PYTHON ?= python3
@@ -18,6 +20,8 @@ FUZZ ?= 60
 STORM ?=
 PEERS ?=
 BENCH ?=
+GROWTH ?=
+PROFILE ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 DECLARED := pyproject.toml constraints.txt
@@ -25,7 +29,7 @@ DECLARED := pyproject.toml constraints.txt
 .DEFAULT_GOAL := help
 # Two targets at once would install into one environment at once.
 .NOTPARALLEL:
-.PHONY: help demo test test-acl test-tls failover chaos fuzz bench check format test-all-pythons clean
+.PHONY: help demo test test-acl test-tls failover chaos fuzz bench growth profile check format test-all-pythons clean
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -55,6 +59,12 @@ fuzz: $(VENV)/.dev ## Fuzz all that reads what others may have written into Redi
 bench: $(VENV)/.runtime ## Measure penstock, with PEERS=all beside nine peers (460 runs); nothing else should run
 	$(BIN)/python -m benchmarks --peers "$(PEERS)" $(BENCH)
 
+growth: $(VENV)/.bench ## Measure CPU per task for 1 to 1,000 queues and 1 to 100 workers (6 runs); nothing else should run
+	$(BIN)/python -m benchmarks.growth $(GROWTH)
+
+profile: $(VENV)/.bench ## Sample a worker under load: a flame graph, and where its time goes by layer
+	$(BIN)/python -m benchmarks.profile $(PROFILE)
+
 check: $(VENV)/.dev ## Formatter, linter, both type checkers, tests of layers, caps and public names
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -78,7 +88,7 @@ clean: ## Remove environments, caches and builds
 	rm -rf .venv .venv-3.* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The virtual environment. Two stamps, so that the demo need not wait for development tools.
+# The virtual environment. A stamp for each use, so that the demo need not wait for development tools.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "penstock needs Python 3.11 or later; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing)." >&2; \
@@ -93,4 +103,8 @@ $(VENV)/.runtime: $(BIN)/python $(DECLARED)
 
 $(VENV)/.dev: $(BIN)/python $(DECLARED)
 	$(PIP) --editable '.[embedded,dev]'
+	@touch $@ $(VENV)/.runtime
+
+$(VENV)/.bench: $(BIN)/python $(DECLARED)
+	$(PIP) --editable '.[embedded,bench]'
 	@touch $@ $(VENV)/.runtime
