@@ -97,13 +97,13 @@ class InFlight:
         return len(self._attempts)
 
     def __contains__(self, delivery: Delivery) -> bool:
-        return _place(delivery) in self._attempts
+        return delivery.place in self._attempts
 
     def add(self, attempt: Attempt) -> None:
-        self._attempts[_place(attempt.delivery)] = attempt
+        self._attempts[attempt.delivery.place] = attempt
 
     def forget(self, attempt: Attempt) -> None:
-        self._attempts.pop(_place(attempt.delivery), None)
+        self._attempts.pop(attempt.delivery.place, None)
 
     def all(self) -> list[Attempt]:
         # list(dict.values()) is one step under the GIL, hence safe from another thread.
@@ -115,7 +115,3 @@ class InFlight:
 
     def has_suspect(self) -> bool:
         return any(a.is_suspect for a in self._attempts.values())
-
-
-def _place(delivery: Delivery) -> tuple[str, str, str]:
-    return delivery.base, delivery.priority, delivery.entry

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from penstock.consumers.duty import Bell
 from penstock.consumers.intake import Intake
@@ -20,6 +22,9 @@ from penstock.streams.reader import Reader
 
 log = logging.getLogger("penstock.worker")
 
+#: Seconds for which a queue that was empty is taken for empty while others keep the worker busy. With nothing to do a
+#: worker waits for all of its queues at once, so this delays a task only where other queues have work.
+EMPTY_FOR = 0.05
 #: Seconds for which a read blocks: all that an idle fetcher costs the server is one command in that time.
 BLOCK = 5.0
 
@@ -27,7 +32,7 @@ BLOCK = 5.0
 class Fetcher:
     """Fetches from all queues of a worker."""
 
-    def __init__(self, state: WorkerState, intake: Intake) -> None:
+    def __init__(self, state: WorkerState, intake: Intake, empty_for: float = EMPTY_FOR) -> None:
         self._state = state
         self._intake = intake
         settings = state.settings
@@ -41,8 +46,10 @@ class Fetcher:
         self._unblocking: asyncio.Future[list[None]] | None = None
         self._faulted = False
         self._stopping = False
-        #: Queues on which a blocking read has just found nothing: not worth a fetch before the next read.
-        self._dry: list[str] = []
+        #: Queues that were empty when they were last asked or waited for, and until when (monotonic) to rely on it: a
+        #: thousand queues must not cost a thousand round trips for each task.
+        self._empty: set[str] = set()
+        self._empty_for, self._empty_until = empty_for, 0.0
         #: True while a fetch has found nothing and nothing has come since.
         self.idle = False
         self._bell = Bell()
@@ -72,13 +79,28 @@ class Fetcher:
             await self._bell.wait(None if len(usable) == len(self._state.queues) else LEAVE_OUT)
             return 0.0
         try:
-            if self._dry == bases or not await self._fetch(bases):
+            if not await self._fetch_where_it_pays(bases):
                 self.idle = bases == usable  # there may be work in a queue that has no free slot
-                self._dry = bases if not await self._block(frozenset(bases)) else []
+                self._found_empty(bases, await self._block(frozenset(bases)))
         except BrokerError:
-            self._faulted, self._dry = True, []
+            self._faulted, self._empty_until = True, 0.0
             raise
         return 0.0
+
+    async def _fetch_where_it_pays(self, bases: Sequence[str]) -> bool:
+        """False if all of these queues are empty, as far as we know."""
+        relies = time.monotonic() < self._empty_until
+        asked = [base for base in bases if base not in self._empty] if relies else bases
+        more = await self._fetch(asked) if asked else set()
+        if relies:
+            self._empty.update(base for base in asked if base not in more)
+        else:
+            self._found_empty(bases, more)
+        return bool(more)
+
+    def _found_empty(self, bases: Sequence[str], but: AbstractSet[str]) -> None:
+        self._empty = {base for base in bases if base not in but}
+        self._empty_until = time.monotonic() + self._empty_for
 
     def recheck(self) -> None:
         """Look for entries that were delivered without our knowing: another duty lost a reply."""
@@ -101,16 +123,16 @@ class Fetcher:
     async def aclose(self) -> None:
         await asyncio.gather(*[reader.aclose() for reader, _ in self._readers])
 
-    async def _fetch(self, bases: Sequence[str]) -> int:
-        """Number of entries read. Each time another queue is first, since it takes the free slots."""
-        state, total, first = self._state, 0, random.randrange(len(bases))
+    async def _fetch(self, bases: Sequence[str]) -> set[str]:
+        """The queues that may hold more. Each time another one is first, since it takes the free slots."""
+        state, more, first = self._state, set[str](), random.randrange(len(bases))
         for base in (*bases[first:], *bases[:first]):
             queue = state.queues[base]
             budget = state.slots.budget(queue)
             if self._stopping:
                 continue
             if budget < 1:
-                total += 1  # a sweep asks for its slot: it may hold work, so begin again with the others
+                more.add(base)  # a sweep asks for its slot: it may hold work, so begin again with the others
                 continue
             quotas = self._weights[base].plan(budget)
             call = consume.fetch(base, queue, state.consumer, budget, quotas, state.settings.record_ttl)
@@ -119,22 +141,23 @@ class Fetcher:
                     batch = await state.client.run(call)
                 state.tell_paused(base, batch.paused)
                 # A paused queue is not to be blocked on: begin again with the others.
-                total += self._take(queue, batch) or batch.paused
+                if self._take(queue, batch) or batch.paused:
+                    more.add(base)
             except QUEUE_FAULTS as error:
                 state.leave_out(base, error)
-                total += 1  # not to be blocked on: begin again with the others
-        return total
+                more.add(base)  # not to be blocked on: begin again with the others
+        return more
 
-    async def _block(self, bases: frozenset[str]) -> bool:
-        """False if the time was over and nothing had come."""
+    async def _block(self, bases: frozenset[str]) -> AbstractSet[str]:
+        """The queues that may hold more; none if the time was over and nothing had come."""
         self._waiting_for = bases
-        reads: list[asyncio.Future[bool]] = []
+        reads: list[asyncio.Future[AbstractSet[str]]] = []
         self._unblocking = None  # one that is still under way is for the read before, and ends none but that
         try:
             if self._stopping:
-                return False
+                return frozenset()
             if self._faulted or self._has_room_beside(bases):
-                return True  # it came while the last fetch was under way, and nobody will end this read for it
+                return bases  # it came while the last fetch was under way, and nobody will end this read for it
             groups = [(reader, [b for b in group if b in bases]) for reader, group in self._readers]
             reads = [asyncio.ensure_future(self._read(reader, group)) for reader, group in groups if group]
             # A read is never cancelled (see `Reader`): the first to end lets the others end, too.
@@ -143,7 +166,7 @@ class Fetcher:
                 await asyncio.gather(*[reader.unblock() for reader, _ in self._readers])
             await asyncio.wait(reads)
             results = [read.result() for read in reads]  # all of them: one may have failed
-            return any(results)
+            return frozenset().union(*results)
         except asyncio.CancelledError:  # the worker is torn down, and nobody is left to run what they bring
             for read in reads:
                 read.cancel()
@@ -151,13 +174,14 @@ class Fetcher:
         finally:
             self._waiting_for = frozenset()
 
-    async def _read(self, reader: Reader, group: Sequence[str]) -> bool:
+    async def _read(self, reader: Reader, group: Sequence[str]) -> AbstractSet[str]:
+        """As `_block`, of one reader."""
         state = self._state
         if self._stopping:  # since this read was planned: `stop` has seen nothing to end
-            return False
+            return frozenset()
         arrivals = await reader.read([(base, priority) for base in group for priority in PRIORITIES])
-        if arrivals is None:
-            return False
+        if not arrivals:
+            return frozenset() if arrivals is None else frozenset(group)
         entries: dict[str, list[tuple[str, str]]] = {}
         for base, priority, entry in arrivals:
             entries.setdefault(base, []).append((priority, entry))
@@ -165,7 +189,7 @@ class Fetcher:
             queue = state.queues[base]
             call = consume.admit(base, queue, state.consumer, found, state.settings.record_ttl)
             self._take(queue, await state.client.run(call))
-        return True
+        return entries.keys()
 
     def _take(self, queue: str, batch: Batch) -> int:
         if batch.read:

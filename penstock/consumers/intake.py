@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from penstock.consumers.attempt import Attempt
+from penstock.consumers.handover import Handover
 from penstock.consumers.outcome import Failed, Outcome, Released, Unknown
 from penstock.consumers.settler import Settler
 from penstock.consumers.state import WorkerState
@@ -19,17 +18,18 @@ class Intake:
     def __init__(self, state: WorkerState, settler: Settler) -> None:
         self._state = state
         self._settler = settler
-        #: Attempts that have their slot and wait for a runner, for less than a turn of the loop.
-        self.ready: asyncio.Queue[Attempt] = asyncio.Queue()
+        #: To the runners.
+        self.handover = Handover()
 
     def accept_all(self, queue: str, batch: Batch) -> None:
         """Accept each delivery of a batch; one that fails does not keep the others."""
         if batch.problem:
             self._state.entry_stuck(queue, f"cannot be started: {batch.problem}")
         for delivery in batch.deliveries:
-            self.accept(delivery)
+            self._accept(delivery)
+        self.handover.start()
 
-    def accept(self, delivery: Delivery) -> None:
+    def _accept(self, delivery: Delivery) -> None:
         """From here on the entry is in flight: its lease is renewed until it is settled."""
         if delivery in self._state.in_flight:
             return
@@ -56,7 +56,7 @@ class Intake:
             self._end(attempt, Released())
         else:
             self._state.in_flight.add(attempt)
-            self.ready.put_nowait(attempt)
+            self.handover.add(attempt)
 
     def _end(self, attempt: Attempt, outcome: Outcome) -> None:
         attempt.kind = ""

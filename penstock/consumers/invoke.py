@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from typing import Any
 
@@ -29,32 +29,35 @@ class Invoker:
     def __init__(self, threads: ThreadPool, processes: ProcessPool) -> None:
         self._threads = threads
         self._processes = processes
+        #: Told when code is about to wait for something, in a thread or process or on the loop.
+        self.on_wait: Callable[[], object] = lambda: None
         # Each attempt starts from here, so that no task sees what another one set.
         self._context = contextvars.copy_context()
         # `anyio.CancelScope()` finds out for each scope which event loop runs: 1.5 us, a tenth of a small task.
         self._scope = type(CancelScope())
 
-    async def on_loop(self, attempt: Attempt, context: Context, args: Any, kwargs: Any, limits: Limits) -> Any:
+    def on_loop(self, attempt: Attempt, context: Context, args: Any, kwargs: Any, limits: Limits) -> Awaitable[Any]:
         """Await an ``async def`` task."""
         variables = self._context.copy()
         variables.run(set_current, context)
         assert attempt.task is not None
         attempt.coro = coro = variables.run(attempt.task.fn, *args, **kwargs)
-        return await self._guarded(attempt, limits.timeout, _within(variables, coro, limits.soft))
+        return self._guarded(attempt, limits.timeout, _within(variables, coro, limits.soft, self.on_wait))
 
-    async def in_thread(self, attempt: Attempt, context: Context, args: Any, kwargs: Any, limits: Limits) -> Any:
+    def in_thread(self, attempt: Attempt, context: Context, args: Any, kwargs: Any, limits: Limits) -> Awaitable[Any]:
         """Run a plain function in a thread. The pool keeps the limits itself."""
         variables = self._context.copy()
         variables.run(set_current, context)
         assert attempt.task is not None
         call = partial(attempt.task.fn, *args, **kwargs)
+        self.on_wait()
         run = self._threads.run(call, context=variables, soft=limits.soft, timeout=limits.timeout)
-        return await self._guarded(attempt, None, run)
+        return self._guarded(attempt, None, run)
 
-    async def in_process(self, attempt: Attempt, job: Job, limits: Limits) -> Outcome:
+    def in_process(self, attempt: Attempt, job: Job, limits: Limits) -> Awaitable[Outcome]:
         """Run a function in a process of its own; its outcome is decided there."""
-        result: Outcome = await self._guarded(attempt, None, self._processes.run(job, timeout=limits.timeout))
-        return result
+        self.on_wait()
+        return self._guarded(attempt, None, self._processes.run(job, timeout=limits.timeout))
 
     async def _guarded(self, attempt: Attempt, timeout: float | None, running: Any) -> Any:
         with self._scope() as scope:
@@ -88,7 +91,7 @@ class Limits:
 
 @types.coroutine
 def _within(
-    variables: contextvars.Context, coro: Coroutine[Any, Any, Any], soft: float | None
+    variables: contextvars.Context, coro: Coroutine[Any, Any, Any], soft: float | None, on_wait: Callable[[], object]
 ) -> Generator[Any, Any, Any]:
     """Await `coro` with context variables of its own, without the cost of an asyncio task for it.
 
@@ -100,6 +103,7 @@ def _within(
     try:
         while True:
             waited_for = variables.run(step)
+            on_wait()
             try:
                 step = partial(coro.send, (yield waited_for))
             except GeneratorExit:

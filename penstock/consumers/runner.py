@@ -55,7 +55,7 @@ class Runner:
         on_stuck: Callable[[str], object],
     ) -> None:
         self._state = state
-        self._ready = intake.ready
+        self._handover = intake.handover
         self._settler = settler
         self._invoker = invoker
         #: Told when the time limit of an attempt that begins is over (monotonic).
@@ -68,7 +68,7 @@ class Runner:
         me = asyncio.current_task()
         assert me is not None
         while True:
-            await self.once(await self._ready.get())
+            await self.once(await self._handover.next())
             if me.cancelling():
                 await _take_back_cancellations(me)
 

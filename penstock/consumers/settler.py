@@ -133,7 +133,9 @@ class Settler:
     def _answered(self, item: Item, answer: Settled | str) -> bool:
         """True if the item has to be sent again."""
         attempt, outcome = item
-        if isinstance(answer, str):
+        if answer is Settled.DONE:  # as a rule
+            pass
+        elif isinstance(answer, str):
             if "OOM" in answer:
                 self._state.link.down(ServerOutOfMemory(answer))
                 return True

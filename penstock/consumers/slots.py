@@ -16,6 +16,8 @@ class Slots:
         self._free = dict(sizes)
         self._kinds = {queue: tuple(kinds) or KINDS for queue, kinds in queue_kinds.items()}
         self._unsettled_free = unsettled
+        #: No budget is larger.
+        self._most = max(sizes.values())
         #: Slots that the replies to calls under way may need.
         self._asked = dict.fromkeys(sizes, 0)
         #: Kinds of which one slot is kept for entries that are taken over.
@@ -78,5 +80,5 @@ class Slots:
     def unsettled(self, change: int) -> None:
         """`change` more results (or fewer) wait to be stored. Bounded: then no more work is read."""
         self._unsettled_free -= change
-        if change < 0:
+        if change < 0 and self._unsettled_free <= self._most:  # else it was no bound
             self.on_freed()

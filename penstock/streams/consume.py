@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -14,30 +15,29 @@ from penstock.streams.scripts import load
 _FETCH, _ADMIT, _ORPHANS, _RENEW = load("fetch"), load("admit"), load("orphans"), load("renew")
 _RECLAIM, _PROMOTE, _RETIRE, _HEARTBEAT = load("reclaim"), load("promote"), load("retire"), load("heartbeat")
 
+_PRIORITY_NAMES = {priority.encode(): priority for priority in PRIORITIES}
 #: Entries per XCLAIM: one call must not hold the server for long, and Lua's unpack has a limit.
 RENEW_BATCH = 500
 
 
-class Delivery:
+class Delivery(msgspec.Struct, eq=False, gc=False):
     """An entry that was handed to this consumer and may start; all that consumers see of a stream."""
 
-    __slots__ = ("base", "deliveries", "entry", "key", "message", "now", "priority", "queue", "raw_key", "retries")
-
-    def __init__(self, base: str, queue: str, now: int, fields: Sequence[bytes | int]) -> None:
-        priority, entry, key, message, retries, deliveries = fields
-        self.base = base
-        self.queue = queue
-        #: Server time of the start, ms.
-        self.now = now
-        self.priority: str = priority.decode()  # type: ignore[union-attr]
-        self.entry: str = entry.decode()  # type: ignore[union-attr]
-        #: ``""``: the entry is no message of ours; `message` then holds its raw fields.
-        self.key: str = key.decode(errors="replace")  # type: ignore[union-attr]
-        #: As it is in the stream: somebody else may have written what is no UTF-8.
-        self.raw_key: bytes = key  # type: ignore[assignment]
-        self.message: bytes = message  # type: ignore[assignment]
-        self.retries: int = retries  # type: ignore[assignment]
-        self.deliveries: int = deliveries  # type: ignore[assignment]
+    base: str
+    queue: str
+    #: Server time of the start, ms.
+    now: int
+    priority: str
+    entry: str
+    #: ``""``: the entry is no message of ours; `message` then holds its raw fields.
+    key: str
+    #: As it is in the stream: somebody else may have written what is no UTF-8.
+    raw_key: bytes
+    message: bytes
+    retries: int
+    deliveries: int
+    #: What tells it from all others of a worker: entries of two streams may have the same id.
+    place: tuple[str, str, str]
 
     @property
     def id(self) -> str:
@@ -207,5 +207,14 @@ def forget_worker(namespace: str, consumer: str) -> list[Call[int]]:
 
 def _batch(base: str, queue: str, reply: list[object]) -> Batch:
     now, read, flat, problem = reply[:4]
-    deliveries = [Delivery(base, queue, now, flat[i : i + 6]) for i in range(0, len(flat), 6)]  # type: ignore[arg-type,index]
+    assert isinstance(now, int) and isinstance(flat, list)
+    deliveries = [delivery(base, queue, now, flat[i : i + 6]) for i in range(0, len(flat), 6)]
     return Batch(max(0, read), deliveries, problem.decode(errors="replace"), read == -1)  # type: ignore[attr-defined,call-overload]
+
+
+def delivery(base: str, queue: str, now: int, fields: Sequence[Any]) -> Delivery:
+    """One from the six fields that a script's reply has for it."""
+    priority, entry, key, message, retries, deliveries = fields
+    name, id = _PRIORITY_NAMES[priority], entry.decode()
+    text, place = key.decode(errors="replace"), (base, name, id)
+    return Delivery(base, queue, now, name, id, text, key, message, retries, deliveries, place)

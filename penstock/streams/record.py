@@ -31,6 +31,9 @@ class State(StrEnum):
 
 _FINISHED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED})
 
+#: A result of a task that returns nothing, as msgpack: records leave it out.
+NIL = b"\xc0"
+
 #: One letter each in the record: there may be millions of them.
 STATES = {
     b"s": State.SCHEDULED,
@@ -94,7 +97,7 @@ class Record:
     @property
     def value(self) -> bytes | None:
         """The encoded result; None if none was stored, or its TTL is over."""
-        return self._fields.get(b"v", self._stored)
+        return self._fields.get(b"v", NIL) or self._stored
 
     @property
     def failure(self) -> Failure | None:
@@ -108,15 +111,15 @@ class Record:
 
     def info(self) -> TaskInfo:
         state, number, failure = self.state, self._number, self.failure
-        running = state is State.RUNNING
+        begun = b"b" in self._fields and (state is State.RUNNING or state.finished)
         return TaskInfo(
             id=self.id,
             name=self.name,
             queue=self.id.partition(":")[0],
             priority=self._text(b"p") or "default",
             state=state,
-            attempt=number(b"a") + (1 if number(b"b") and (running or state.finished) else 0),
-            deliveries=number(b"d"),
+            attempt=number(b"a") + begun,
+            deliveries=number(b"d") if b"d" in self._fields else int(b"b" in self._fields),
             # Left out while the record's entry is the first one: its id begins with the time.
             enqueued_at=_at(self._fields.get(b"t") or self._fields.get(b"e", b"").partition(b"-")[0]),
             due_at=self._time(b"u") if state is State.SCHEDULED else None,
@@ -130,7 +133,10 @@ class Record:
         return number(self._fields.get(field)) or 0
 
     def _time(self, field: bytes) -> datetime | None:
-        return _at(self._fields.get(field))
+        found = number(self._fields.get(field))
+        if found is not None and abs(found) < _EARLIEST:  # counted from the time of its entry
+            found += number(self._fields.get(b"e", b"").partition(b"-")[0]) or 0
+        return None if found is None else moment(found)
 
     def _text(self, field: bytes) -> str | None:
         value = self._fields.get(field)
@@ -152,5 +158,7 @@ def _at(text: bytes | None) -> datetime | None:
     return None if found is None else moment(found)
 
 
+#: A smaller number is no time (1973) but one from the entry's own on: see ``since`` in the scripts' prelude.
+_EARLIEST = 10**11
 _NUMBER = re.compile(rb"-?[0-9]{1,20}")
 _FIRST, _LAST = 0.0, 253_402_214_400_000.0  # 9999-12-31

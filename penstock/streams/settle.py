@@ -40,8 +40,16 @@ def succeed(
 ) -> Call[Answers]:
     """Store success of (delivery, task name, result TTL in s, encoded result); records live `window` s at least."""
     args: list[Arg] = [consumer, ms(window)]
+    alike, count, length = None, 0, 0
     for d, name, ttl, value in items:
-        args += (d.priority, d.entry, d.raw_key, name, round(ttl * 1000), value)
+        if (d.priority, name, ttl) != alike:
+            alike = d.priority, name, ttl
+            args += (d.priority, name, ms(ttl), 0)
+            length = len(args) - 1
+            count = 0
+        count += 1
+        args[length] = count
+        args += (d.entry, d.raw_key, value)
     return Call(_SUCCEED, keys.routed(base), args, _answers)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+import hiredis
 from redis.exceptions import ConnectionError, ReadOnlyError, RedisError, ResponseError, TimeoutError
 
 from penstock.streams.connection import POOL
@@ -85,6 +86,12 @@ class Wire:
         self._client.close()
 
 
+def _packed(commands: Sequence[tuple[Any, ...]]) -> bytes:
+    """The commands as they go over the wire. redis-py 8.1 does this in Python where the connection is async: that took
+    more of a worker's time than all that it does for a no-op task."""
+    return b"".join([hiredis.pack_command(command) for command in commands])
+
+
 class AsyncWire:
     """The async twin, for the coroutines of one event loop."""
 
@@ -118,7 +125,7 @@ class AsyncWire:
     async def _on(self, connection: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         replies: list[Any] = []
         try:
-            await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            await connection.send_packed_command(_packed(commands), check_health=False)
             for _ in commands:
                 try:
                     replies.append(await connection.read_response())

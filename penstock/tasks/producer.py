@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -229,9 +230,9 @@ def _all_or_error(sent: dict[int, tuple[str, bool]], errors: list[Exception]) ->
 
 
 def _when(value: float | datetime | None) -> str:
-    """A due or expiry time for ``enqueue.lua``."""
+    """A due or expiry time for ``enqueue.lua``; not early by a part of a millisecond."""
     if value is None:
         return ""
     if isinstance(value, datetime):
-        return str(round(value.timestamp() * 1000))
-    return f"+{round(value * 1000)}"
+        return str(math.ceil(value.timestamp() * 1000))
+    return f"+{math.ceil(value * 1000)}"

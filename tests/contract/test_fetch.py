@@ -8,7 +8,7 @@ import pytest
 from penstock.errors import WrongKeyType
 from penstock.streams import keys
 from penstock.streams.produce import Envelope
-from penstock.streams.record import State
+from penstock.streams.record import State, moment
 from penstock.streams.settle import Settled
 from tests.contract.helpers import MESSAGE, NAME, TTL, Queue, close_to, keys_of
 
@@ -72,10 +72,10 @@ def test_the_start_is_in_the_record(q: Queue) -> None:
     assert (delivery.retries, delivery.deliveries) == (0, 1)
     assert before <= delivery.now <= q.now() and delivery.ready_at <= delivery.now
     record = q.record("k")
-    assert (record["s"], record["w"], record["b"], record["d"]) == ("r", "worker-1", str(delivery.now), "1")
-    assert record["e"] == delivery.entry
+    assert (record["s"], record["w"], record["e"]) == ("r", "worker-1", delivery.entry)
     info = q.read("k").info()  # type: ignore[union-attr]
     assert (info.state, info.worker, info.attempt, info.deliveries) == (State.RUNNING, "worker-1", 1, 1)
+    assert info.started_at == moment(delivery.now)
     assert q.ttl(q.record_key("k")) == -1
 
 

@@ -11,7 +11,7 @@ from penstock.streams import consume, inspect, produce, settle
 from penstock.streams.calls import Call
 from penstock.streams.client import AsyncClient
 from penstock.streams.connection import Connector
-from penstock.streams.consume import Delivery, Sweep
+from penstock.streams.consume import Sweep, delivery
 from penstock.streams.produce import Envelope
 from penstock.streams.scripts import load
 from tests.contract.helpers import FAILURE, MESSAGE, NAME, QUOTAS, Queue
@@ -23,7 +23,7 @@ NAMES = sorted(path.stem for path in (PACKAGE / "streams" / "lua").glob("[!_]*.l
 def calls(q: Queue) -> dict[str, Call[Any]]:
     """One call of each script. On an empty queue each changes next to nothing."""
     base, name = q.base, q.name
-    gone = Delivery(base, name, 1, [b"default", b"1-1", b"gone", b"", 0, 1])
+    gone = delivery(base, name, 1, (b"default", b"1-1", b"gone", b"", 0, 1))
     made = [
         produce.enqueue(base, [Envelope("k", NAME, "default", MESSAGE, "+60000")]),
         produce.read_record(base, "q:none", "none"),

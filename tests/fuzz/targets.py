@@ -73,7 +73,7 @@ def message(data: bytes) -> None:
     """An entry's field ``m``: decoded, looked at, run into its end, as a worker does."""
     with contextlib.suppress(*UNDECODABLE):
         decode_message(data)
-    delivery = consume.Delivery(BASE, QUEUE, NOW, (b"default", b"1-1", b"key", data, 0, 1))
+    delivery = consume.delivery(BASE, QUEUE, NOW, (b"default", b"1-1", b"key", data, 0, 1))
     found, error = first_look(delivery)
     if found is None:
         shown(str(error))

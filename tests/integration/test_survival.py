@@ -6,6 +6,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import anyio
@@ -316,14 +317,14 @@ async def test_a_queue_that_was_not_asked_for_want_of_a_slot_is_not_taken_for_em
     skipped: list[str] = []
     idle: list[bool] = []
 
-    async def fetch_without(self: Fetcher, bases: Sequence[str]) -> int:
+    async def fetch_without(self: Fetcher, bases: Sequence[str]) -> set[str]:
         if skipped:
             return await fetch(self, bases)
         skipped.append("slow")
         with self._state.slots.asking("slow", 1):
             return await fetch(self, bases)
 
-    async def look_and_block(self: Fetcher, bases: frozenset[str]) -> bool:
+    async def look_and_block(self: Fetcher, bases: frozenset[str]) -> AbstractSet[str]:
         idle.append(self.idle and raw.xlen(stream) > 0)
         return await block(self, bases)
 
@@ -363,7 +364,7 @@ async def test_a_slot_that_gets_free_during_a_fetch_of_others_is_used_at_once(
 
     fetch = Fetcher._fetch
 
-    async def fetch_slowly(self: Fetcher, bases: Sequence[str]) -> int:
+    async def fetch_slowly(self: Fetcher, bases: Sequence[str]) -> set[str]:
         total = await fetch(self, bases)
         if len(bases) == 1 and not go.is_set():
             go.set()

@@ -21,7 +21,7 @@ from tests.model.words import JUNK, JUNK_FIELDS, KEYS, Attempt, Entry, Task
 T = TypeVar("T")
 
 #: When every history begins, in ms.
-START = 1_000_000_000
+START = 1_000_000_000_000
 
 
 class Fault(Enum):

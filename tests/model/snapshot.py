@@ -15,6 +15,8 @@ from tests.model.clock import TICK, delivered
 from tests.model.places import View
 from tests.model.words import JUNK
 
+#: What a record without a result has.
+NIL = b"\xc0".decode(errors="surrogateescape")
 #: Replies for each task: record, message, result, and the TTL of each.
 _PER_TASK = 6
 
@@ -66,34 +68,40 @@ def _stream(entries: Any, pending: Any, records: dict[str, dict[str, str]]) -> l
 def _task(record: dict[str, str], goes_in: int, beside: Sequence[Any]) -> View:
     message, message_goes_in, result, result_goes_in = beside
     state = STATES[record["s"].encode()] if "s" in record else None
-    if "v" in record:
+    if small := state is State.SUCCEEDED and record.get("v", NIL):
         assert result is None, "a result in two places"
-        result, result_goes_in = record["v"].encode(), goes_in
+        result, result_goes_in = small.encode(errors="surrogateescape"), goes_in
     return {
         "state": state and state.value,
         "name": record.get("n"),
         "priority": record.get("p", "default"),
         "due": _number(record, "u") if state is State.SCHEDULED else None,
-        "ended_at": _number(record, "f"),
+        "ended_at": _time(record, "f"),
         "goes in": _ticks(goes_in),
         "message": None if message is None else (message, _ticks(message_goes_in)),
         "result": None if result is None else (result, _ticks(result_goes_in)),
         "expires": _number(record, "x"),
         "retries": _number(record, "a") or 0,
-        "deliveries": _number(record, "d") or 0,
+        "deliveries": int(record.get("d", "b" in record)),
         "worker": record.get("w"),
-        "started_at": _number(record, "b"),
+        "started_at": _time(record, "b"),
         "unknown_since": _number(record, "g"),
         "cancel": "c" in record,
     }
 
 
 def _text(fields: dict[bytes, bytes]) -> dict[str, str]:
-    return {name.decode(): value.decode() for name, value in fields.items()}
+    return {name.decode(): value.decode(errors="surrogateescape") for name, value in fields.items()}
 
 
 def _number(record: dict[str, str], name: str) -> int | None:
     return int(record[name]) if name in record else None
+
+
+def _time(record: dict[str, str], name: str) -> int | None:
+    """What the scripts' `since` has made of a time."""
+    found = _number(record, name)
+    return found if found is None or abs(found) >= 1e11 else found + int(record["e"].partition("-")[0])
 
 
 def _ticks(ttl: int) -> int | None:

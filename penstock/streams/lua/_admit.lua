@@ -1,7 +1,7 @@
 -- From an entry to a start: `admit` lets it start or ends it, `deliver` hands it to the worker.
-local function end_unstarted(key, state, outcome, now)
-  finish(key, waiting_for(key), state, now, TTL)
-  count(outcome, call('HGET', RECORD .. key, 'n') or '?')
+local function end_unstarted(record, state, outcome, now)
+  finish(record, waiting_for(record), state, now, TTL)
+  count(outcome, call('HGET', record, 'n') or '?')
 end
 
 -- Nothing starts while its queue is paused: then nothing is read or taken over either.
@@ -19,27 +19,34 @@ end
 -- The one gate to a start, whichever way an entry came. What was cancelled or expired ends here, what is
 -- paused goes back, and an entry that its record no longer points at (a copy that a failover brought back)
 -- is dropped. Returns retries and deliveries so far, this one included, or nothing when it does not start.
--- 'd' counts deliveries that were started and not yet ended in order: what is left over are crashes.
+-- 'd' counts deliveries that were started and not yet ended in order: what is left over are crashes. It is left
+-- out when it would be 1, as in nearly all records.
 local function admit(priority, entry, key, message, now, me)
   local stream, record = STREAM .. priority, RECORD .. key
+  -- Three fields, and the entry is this one: as enqueue has made it. (The others are name and state.)
+  if call('HLEN', record) == 3 and call('HGET', record, 'e') == entry and not paused then
+    call('HSET', record, 's', 'r', 'w', me, 'b', since(entry, now))
+    return 0, 1
+  end
   local r = call('HMGET', record, 's', 'e', 'c', 'x', 'b', 'a', 'd', 'w')
   local state = r[1]
   if state and (FINISHED[state] or state == 's' or r[2] ~= entry) then
     return drop(stream, entry)
   end
-  local retries, deliveries = tonumber(r[6]) or 0, tonumber(r[7]) or 0
+  local retries, deliveries = tonumber(r[6]) or 0, tonumber(r[7]) or (state == 'r' and 1 or 0)
   -- Started here already: a reclaim has overtaken the blocking read that brought it. It is one start.
   if state == 'r' and r[8] == me then return retries, deliveries end
   if r[3] then
-    end_unstarted(key, 'c', 'cancelled', now)
+    end_unstarted(record, 'c', 'cancelled', now)
     return drop(stream, entry)
   end
   if r[4] and not r[5] and tonumber(r[4]) <= now then
-    end_unstarted(key, 'e', 'expired', now)
+    end_unstarted(record, 'e', 'expired', now)
     return drop(stream, entry)
   end
   if paused then return put_back(priority, entry, key, message) end
-  call('HSET', record, 's', 'r', 'w', me, 'b', now, 'd', deliveries + 1)
+  call('HSET', record, 's', 'r', 'w', me, 'b', since(entry, now))
+  if r[7] or deliveries > 0 then call('HSET', record, 'd', deliveries + 1) end
   if not state then call('HSET', record, 'e', entry, 'p', priority) end
   return retries, deliveries + 1
 end
@@ -54,7 +61,7 @@ end
 local function started(key, entry, me)
   local r = key and redis.pcall('HMGET', RECORD .. key, 'd', 'a', 's', 'e', 'w') or {}
   local mine = r[3] == 'r' and r[4] == entry and r[5] == me
-  return tonumber(r[1]) or 0, mine and (tonumber(r[2]) or 0)
+  return tonumber(r[1]) or (r[3] == 'r' and 1 or 0), mine and (tonumber(r[2]) or 0)
 end
 
 -- Appends priority, entry, key, message, retries, deliveries of an entry to `out` if it may start. An

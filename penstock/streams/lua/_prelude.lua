@@ -6,10 +6,25 @@ local RECORD, PARKED, RESULT, STREAM = base .. ':t:', base .. ':p:', base .. ':r
 local DUE, DEAD, COUNTERS, PAUSED = base .. ':z', base .. ':dead', base .. ':m', base .. ':paused'
 local FINISHED = { o = true, f = true, c = true, e = true }
 
--- The server's clock is the only one: workers' and producers' clocks may differ.
+-- The server's clock is the only one: workers' and producers' clocks may differ. In whole ms, rounded down, and
+-- rounded up: what is due some ms from now must not be early by a part of one.
 local function clock()
   local t = call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
+  local ms = t[1] * 1000 + t[2] / 1000
+  return math.floor(ms), math.ceil(ms)
+end
+
+-- 'b' and 'f' of a record are kept as ms from the time of its entry on, with which the id begins: that takes 2 to 4
+-- bytes, a time takes 10. Where it would be more than 3 years they are kept as they are, and so told apart. As text:
+-- up to Redis 7.0 it takes 0.3 us to print a number of Lua's.
+local function since(entry, now)
+  local ms = now - (tonumber(entry:match('^%d+')) or 0)
+  return string.format('%.0f', math.abs(ms) < 1e11 and ms or now)
+end
+
+local function at(entry, ms)
+  ms = tonumber(ms)
+  return string.format('%.0f', math.abs(ms) < 1e11 and ms + (tonumber(entry:match('^%d+')) or 0) or ms)
 end
 
 -- A batch isolates its items: one that fails answers '!message' and the others go on.

@@ -10,18 +10,19 @@ local me, TTL, dead_ttl, most, now = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumb
 
 local function bury(i)
   local entry, key, name, state = ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
-  local stream, waiting = STREAM .. ARGV[i], waiting_for(key)
+  local stream, record = STREAM .. ARGV[i], RECORD .. key
+  local waiting = waiting_for(record)
   if not owns(me, stream, entry) then
-    local r = call('HMGET', RECORD .. key, 's', 'e', 'w')
+    local r = call('HMGET', record, 's', 'e', 'w')
     return r[1] == state and r[2] == entry and r[3] == me and 2 or 0
   end
   if state == 'f' then
     call('ZADD', DEAD, now, key)
     call('SET', PARKED .. key, ARGV[i + 6], 'PX', dead_ttl)
     call('SET', RESULT .. key, ARGV[i + 5], 'PX', dead_ttl)
-    finish(key, waiting, 'f', now, dead_ttl, 'n', name, 'p', ARGV[i], 'e', entry, 'w', me)
+    finish(record, waiting, 'f', now, dead_ttl, 'n', name, 'p', ARGV[i], 'e', entry, 'w', me)
   else
-    finish(key, waiting, state, now, TTL)
+    finish(record, waiting, state, now, TTL)
   end
   drop(stream, entry)
   count(state == 'f' and 'failed' or 'cancelled', name)

@@ -8,8 +8,8 @@
 -- The flag is the token, so that a call whose reply was lost gets the same answer when it is sent again.
 local TTL, token, now = ARGV[1], ARGV[2], clock()
 
-local function ended(key, record)
-  finish(key, waiting_for(key), 'c', now, TTL, 'c', token)
+local function ended(record)
+  finish(record, waiting_for(record), 'c', now, TTL, 'c', token)
   count('cancelled', call('HGET', record, 'n') or '?')
   return 'C'
 end
@@ -25,13 +25,13 @@ local function cancel(i)
   if state == 's' then
     call('ZREM', DUE, key)
     call('DEL', PARKED .. key)
-    return ended(key, record)
+    return ended(record)
   end
   local stream = STREAM .. (r[3] or 'default')
   local pending = redis.pcall('XPENDING', stream, 'w', entry, entry, 1)
   if state == 'q' and (pending.err or #pending == 0) then
     call('XDEL', stream, entry) -- undelivered, so no ghost is left in a PEL
-    return ended(key, record)
+    return ended(record)
   end
   call('HSET', record, 'c', token)
   redis.pcall('PUBLISH', base .. ':c', 'cancel ' .. key)

@@ -6,12 +6,14 @@
 -- reply per task: 1 created, 0 exists, -1 queue full, the name of another task with this id, or '!error'
 -- include: prelude
 local most = tonumber(ARGV[1])
-local now, length, earlier, repeated, state
+local now, soon, length, earlier, repeated, state
 
 local function at(text)
   if text == '' then return nil end
-  now = now or clock()
-  return text:byte(1) == 43 and now + tonumber(text) or tonumber(text)
+  if not now then now, soon = clock() end
+  local ms = tonumber(text)
+  if text:byte(1) ~= 43 then return ms end
+  return ms > 0 and soon + ms or now
 end
 
 local function park(key, due, message)

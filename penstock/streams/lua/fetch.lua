@@ -19,6 +19,13 @@ local function read_group(stream, count)
   return call('XREADGROUP', 'GROUP', 'w', me, 'COUNT', count, 'STREAMS', stream, '>')
 end
 
+local function size(fields)
+  if #fields == 4 then return #fields[2] + #fields[4] end
+  local all = 0
+  for _, field in ipairs(fields) do all = all + #field end
+  return all
+end
+
 local function read_some(i, count)
   local stream = STREAM .. ARGV[i]
   local ok, reply = pcall(read_group, stream, count)
@@ -37,7 +44,7 @@ local function read_some(i, count)
   left, read = left - #entries, read + #entries
   for _, e in ipairs(entries) do
     deliver(out, ARGV[i], e[1], e[2], now, me)
-    for _, field in ipairs(e[2]) do bytes = bytes + #field end
+    bytes = bytes + size(e[2])
   end
 end
 

@@ -8,7 +8,8 @@
 --       changed), 4 ended as cancelled, or '!error'
 -- include: prelude
 -- include: finish
-local me, TTL, give_up, now = ARGV[1], ARGV[2], tonumber(ARGV[3]), clock()
+local me, TTL, give_up = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local now, soon = clock()
 local earlier
 
 local function wait_unknown(record, delay)
@@ -22,13 +23,13 @@ end
 local function park(i)
   local priority, entry, key, name, message = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local delay, kind, stream, record = tonumber(ARGV[i + 5]), ARGV[i + 6], STREAM .. priority, RECORD .. key
-  local r = call('HMGET', record, 's', 'e', 'w', 'c', 'd', 'z')
+  local r = call('HMGET', record, 's', 'e', 'w', 'c', 'd', 'z', 'b')
   if not owns(me, stream, entry) then
     if r[1] == 'c' and r[2] == entry and r[3] == me then return 4 end
     return r[6] == entry and r[3] == me and 2 or 0
   end
   if r[4] then
-    finish(key, waiting_for(key), 'c', now, TTL)
+    finish(record, waiting_for(record), 'c', now, TTL)
     count('cancelled', name)
     drop(stream, entry)
     return 4
@@ -38,7 +39,7 @@ local function park(i)
     if not delay then return 3 end
   end
   if delay > 0 then
-    local due = now + math.ceil(delay)
+    local due = soon + math.ceil(delay)
     local head = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
     call('ZADD', DUE, due, key)
     call('SET', PARKED .. key, message)
@@ -54,7 +55,11 @@ local function park(i)
   if kind == 'retried' then call('HINCRBY', record, 'a', 1) end
   if ARGV[i + 7] ~= '' then call('HSET', record, 'y', ARGV[i + 7]) end
   -- Whose code has not begun may still expire. Whose name somebody knew, its time as unknown is over.
-  if kind == 'unknown' or kind == 'unstarted' then call('HDEL', record, 'b') end
+  if kind == 'unknown' or kind == 'unstarted' then
+    call('HDEL', record, 'b')
+  elseif r[7] then -- it was counted from this entry's time, and there will be another entry
+    call('HSET', record, 'b', at(entry, r[7]))
+  end
   if kind ~= 'unknown' then call('HDEL', record, 'g') end
   drop(stream, entry)
   count(kind == 'unstarted' and 'released' or kind, name)

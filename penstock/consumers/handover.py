@@ -1,0 +1,65 @@
+"""Between intake and runners: attempts that have their slot and wait for somebody to run them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+
+from penstock.consumers.attempt import Attempt
+
+#: Seconds for which tasks that never wait may keep the event loop, one after the other. Then what has ended is
+#: settled, and its slots are filled again, while the rest of the batch still runs.
+TURN = 0.0004
+
+
+class Handover:
+    """Keeps as few runners awake as there is work for.
+
+    To wake a runner costs as much as a small task does. So a batch wakes one, which goes on with the next attempt for
+    as long as none of them has to wait for something; the first that does wakes runners for all the others.
+    """
+
+    def __init__(self) -> None:
+        self._attempts: deque[Attempt] = deque()
+        self._idle: deque[asyncio.Future[None]] = deque()
+        #: Runners that were woken and have not had their turn yet.
+        self._woken = 0
+        #: Until when (monotonic) runners may go on in this turn of the loop.
+        self._until = 0.0
+
+    def add(self, attempt: Attempt) -> None:
+        """Call `start` when all that came together is added."""
+        self._attempts.append(attempt)
+
+    def start(self) -> None:
+        """Have the attempts begin in the next turn of the loop."""
+        if not self._woken:
+            self._wake(1)
+
+    def start_others(self) -> None:
+        """A runner is about to wait: what else there is must not wait for it."""
+        if self._attempts:
+            self._wake(len(self._attempts) - self._woken)
+
+    async def next(self) -> Attempt:
+        """The next attempt; waits for one."""
+        while not self._attempts or time.monotonic() > self._until:
+            turn = asyncio.get_running_loop().create_future()
+            self._idle.append(turn)
+            self.start()
+            try:
+                await turn
+            except asyncio.CancelledError:  # the worker is torn down
+                if turn in self._idle:
+                    self._idle.remove(turn)
+                raise
+            if self._woken:
+                self._woken -= 1
+            self._until = time.monotonic() + TURN
+        return self._attempts.popleft()
+
+    def _wake(self, most: int) -> None:
+        for _ in range(min(most, len(self._attempts), len(self._idle))):
+            self._woken += 1
+            self._idle.popleft().set_result(None)
