@@ -63,7 +63,7 @@ growth: $(VENV)/.bench ## Measure CPU per task for 1 to 1,000 queues and 1 to 10
 	$(BIN)/python -m benchmarks.growth $(GROWTH)
 
 profile: $(VENV)/.bench ## Sample a worker under load: a flame graph, and where its time goes by layer
-	$(BIN)/python -m benchmarks.profile $(PROFILE)
+	$(BIN)/python -m benchmarks.flame $(PROFILE)
 
 check: $(VENV)/.dev ## Formatter, linter, both type checkers, tests of layers, caps and public names
 	$(BIN)/ruff format --check .

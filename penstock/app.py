@@ -6,7 +6,6 @@ What only a worker needs is imported when one is asked for: a producer's start i
 from __future__ import annotations
 
 import importlib
-import pkgutil
 import sys
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -107,6 +106,8 @@ class App(TaskSet):
 
         Without packages: the one in whose module this app was made.
         """
+        import pkgutil  # it is large, and few need it
+
         found = []
         for package in packages or (self._home(),):
             root = importlib.import_module(package)

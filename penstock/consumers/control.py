@@ -55,4 +55,4 @@ class Control:
             self._fetcher.look_again(told.base)
             self._reclaimer.bell.ring()  # what dead workers had is still there
         else:
-            self._promoter.look(told.base)
+            self._promoter.look(told.base, told.after)

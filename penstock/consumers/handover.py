@@ -10,7 +10,7 @@ from penstock.consumers.attempt import Attempt
 
 #: Seconds for which tasks that never wait may keep the event loop, one after the other. Then what has ended is
 #: settled, and its slots are filled again, while the rest of the batch still runs.
-TURN = 0.0004
+TURN = 0.0002
 
 
 class Handover:
@@ -25,6 +25,8 @@ class Handover:
         self._idle: deque[asyncio.Future[None]] = deque()
         #: Runners that were woken and have not had their turn yet.
         self._woken = 0
+        #: The last task has waited for something: the next one will as well, as likely as not.
+        self._tasks_wait = False
         #: Until when (monotonic) runners may go on in this turn of the loop.
         self._until = 0.0
 
@@ -35,16 +37,20 @@ class Handover:
     def start(self) -> None:
         """Have the attempts begin in the next turn of the loop."""
         if not self._woken:
-            self._wake(1)
+            self._wake(len(self._attempts) if self._tasks_wait else 1)
 
     def start_others(self) -> None:
         """A runner is about to wait: what else there is must not wait for it."""
+        self._tasks_wait, self._until = True, 0.0
         if self._attempts:
             self._wake(len(self._attempts) - self._woken)
 
     async def next(self) -> Attempt:
         """The next attempt; waits for one."""
-        while not self._attempts or time.monotonic() > self._until:
+        if self._attempts and time.monotonic() <= self._until:
+            self._tasks_wait = False
+            return self._attempts.popleft()
+        while True:
             turn = asyncio.get_running_loop().create_future()
             self._idle.append(turn)
             self.start()
@@ -54,10 +60,10 @@ class Handover:
                 if turn in self._idle:
                     self._idle.remove(turn)
                 raise
-            if self._woken:
-                self._woken -= 1
+            self._woken -= 1
             self._until = time.monotonic() + TURN
-        return self._attempts.popleft()
+            if self._attempts:
+                return self._attempts.popleft()
 
     def _wake(self, most: int) -> None:
         for _ in range(min(most, len(self._attempts), len(self._idle))):

@@ -28,10 +28,14 @@ class Promoter:
         self.bell = Bell()
         #: base -> monotonic time of the next look.
         self._look_at = dict.fromkeys(state.queues, 0.0)
+        #: Bases of queues that held a parked task when they were last heard of.
+        self._holds: set[str] = set()
 
-    def look(self, base: str) -> None:
-        """An earlier task was parked in this queue (or may have been)."""
-        self._look_at[base] = 0.0
+    def look(self, base: str, after: float = 0.0) -> None:
+        """A task that is due earlier than all others, in `after` seconds, was parked here (or may have been)."""
+        if after > 0:
+            self._holds.add(base)
+        self._look_at[base] = min(self._look_at[base], time.monotonic() + max(0.0, after))
         self.bell.ring()
 
     async def once(self) -> float | None:
@@ -52,9 +56,10 @@ class Promoter:
 
     async def _promote(self, base: str) -> float:
         # One cheap command for the usual case, that nothing is parked.
-        if await self._state.client.run(consume.next_due(base)) is None:
+        if base not in self._holds and await self._state.client.run(consume.next_due(base)) is None:
             return jittered(BACKSTOP)
         answer = await self._state.client.run(consume.promote(base, BATCH))
+        (self._holds.discard if answer.next is None else self._holds.add)(base)
         if "OOM" in answer.problem:
             raise ServerOutOfMemory(answer.problem)  # no fault of this task's
         if answer.problem:

@@ -81,9 +81,10 @@ class Runner:
             log.exception("%s: its end could not be told from its error", attempt.delivery.id)
             outcome = Failed(describe(error))
         finally:
+            # The slot first: the fetch that fills it then reaches the server before what there is to settle does.
+            self._state.slots.give(attempt.kind)
             # Also when the worker itself is being torn down: then the task goes back.
             self.end(attempt, outcome)
-            self._state.slots.give(attempt.kind)
 
     def end(self, attempt: Attempt, outcome: Outcome | None) -> None:
         """Hand the outcome over, unless the worker has given the attempt up before; None: drop it."""

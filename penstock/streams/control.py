@@ -13,6 +13,7 @@ from penstock.errors import BrokerError
 from penstock.streams import keys
 from penstock.streams.client import FAULTS
 from penstock.streams.connection import Connector, translate
+from penstock.streams.record import number
 
 #: Seconds of silence after which the connection must show that it still leads to the server. What lies between (a NAT,
 #: a firewall, a load balancer) may have forgotten it without a FIN: nothing is ever read from it then, nor an error.
@@ -20,17 +21,23 @@ QUIET = 15.0
 
 
 class Told(msgspec.Struct, frozen=True):
-    """One message: `cancel` is the key of a task to cancel, `resumed` that the queue goes on; else look what is due."""
+    """One message: `cancel` is the key of a task to cancel, `resumed` that the queue goes on; else look what is due.
+
+    `after` is how many seconds from now that is: none of many workers needs to look before.
+    """
 
     base: str
     cancel: str | None = None
     resumed: bool = False
+    after: float = 0.0
 
 
 def told(base: str, data: bytes) -> Told:
     """What a message on a queue's channel says."""
-    word, _, key = data.decode(errors="replace").partition(" ")
-    return Told(base, key if word == "cancel" else None, resumed=word == "resume")
+    word, _, about = data.decode(errors="replace").partition(" ")
+    if word == "cancel":
+        return Told(base, cancel=about)
+    return Told(base, resumed=word == "resume", after=(number(about.encode()) or 0) / 1000)
 
 
 async def listen(connector: Connector, bases: Sequence[str]) -> AsyncGenerator[Told, None]:

@@ -7,8 +7,16 @@ one queue, and Redis Cluster needs no second code path.
 
 from __future__ import annotations
 
+import base64
+import os
+
 #: The one consumer group of every stream.
 GROUP = "w"
+
+
+def token(size: int) -> str:
+    """`size` random bytes as text for a URL. Straight from the system, hence right after a fork, too."""
+    return base64.urlsafe_b64encode(os.urandom(size)).decode()
 
 
 def base(namespace: str, queue: str) -> str:
@@ -68,7 +76,7 @@ def paused(base: str) -> str:
 
 
 def control_channel(base: str) -> str:
-    """Pub/sub: to the queue's workers: ``due`` (there is an earlier head), ``cancel <key>``, ``resume``."""
+    """Pub/sub: to the queue's workers: ``due <ms>`` (from now: an earlier task), ``cancel <key>``, ``resume``."""
     return f"{base}:c"
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import threading
 import time
 from collections import defaultdict
@@ -45,7 +44,7 @@ class Listener:
         #: Ends the thread that runs now; the next one has its own.
         self._closing = threading.Event()
         #: Short: up to seven of them fit into a record's field.
-        self.name = secrets.token_urlsafe(6)
+        self.name = keys.token(6)
 
     @contextmanager
     def waiting(self, id: str, wake: Callable[[], object]) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -158,4 +157,4 @@ def pause(base: str, paused: bool) -> Call[bool]:
 
 def _token() -> str:
     """Tells a call that is sent again, since its reply was lost, from another call."""
-    return secrets.token_urlsafe(6)
+    return keys.token(6)

@@ -41,10 +41,10 @@ PRODUCER = Role(
 WORKER = Role(
     "worker",
     (
-        *_ALL, "client|id", "client|unblock", "del", "get", "hdel", "hget", "hincrby", "hmget", "hset", "hsetnx",
-        "pexpire", "publish", "sadd", "set", "subscribe", "time", "xack", "xadd", "xautoclaim", "xclaim", "xdel",
-        "xgroup|create", "xgroup|delconsumer", "xinfo|consumers", "xpending", "xrange", "xread", "xreadgroup",
-        "zadd", "zcard", "zrange", "zrangebyscore", "zrem", "zremrangebyscore",
+        *_ALL, "client|id", "client|unblock", "del", "get", "hdel", "hget", "hincrby", "hlen", "hmget", "hset",
+        "hsetnx", "mget", "pexpire", "publish", "sadd", "set", "subscribe", "time", "xack", "xadd", "xautoclaim",
+        "xclaim", "xdel", "xgroup|create", "xgroup|delconsumer", "xinfo|consumers", "xpending", "xrange", "xread",
+        "xreadgroup", "zadd", "zcard", "zrange", "zrangebyscore", "zrem", "zremrangebyscore",
     ),
     (_QUEUES, _NAMESPACE),
     (_QUEUES, _LISTENERS),
@@ -55,8 +55,8 @@ WORKER = Role(
 INSPECTOR = Role(
     "inspector",
     (
-        *_ALL, "acl|dryrun", "acl|whoami", "command|info", "config|get", "get", "hget", "hgetall", "info", "smembers",
-        "time", "xinfo|groups", "xlen", "xpending", "xrange", "zcard", "zrange", "zrevrange", "zscore",
+        *_ALL, "acl|dryrun", "acl|whoami", "command|info", "config|get", "get", "hget", "hgetall", "info", "mget",
+        "smembers", "time", "xinfo|groups", "xlen", "xpending", "xrange", "zcard", "zrange", "zrevrange", "zscore",
     ),
     (_QUEUES, _NAMESPACE),
 )  # fmt: skip
@@ -94,10 +94,12 @@ _TRY = {
     "hget": "{t} x",
     "hgetall": "{t}",
     "hincrby": "{m} x 1",
+    "hlen": "{t}",
     "hmget": "{t} x",
     "hset": "{t} x x",
     "hsetnx": "{t} x x",
     "info": "",
+    "mget": "{p}",
     "persist": "{t}",
     "pexpire": "{t} 1",
     "publish": "{c} x",

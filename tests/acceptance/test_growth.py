@@ -1,4 +1,4 @@
-"""`python -m benchmarks.growth` and `python -m benchmarks.profile`: they run, and their sums are right."""
+"""`python -m benchmarks.growth` and `python -m benchmarks.flame`: they run, and their sums are right."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_growth_is_measured_with_real_workers(tmp_path: Path) -> None:
     [
         ("benchmarks.growth", ["--report", "no/such/folder/x.md"], "there is no folder"),
         ("benchmarks.growth", ["--queues", "1,0"], "at least 1"),
-        ("benchmarks.profile", ["--scenario", "none"], "invalid choice"),
+        ("benchmarks.flame", ["--scenario", "none"], "invalid choice"),
     ],
 )
 def test_wrong_use(module: str, args: list[str], said: str) -> None:

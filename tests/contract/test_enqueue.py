@@ -157,11 +157,12 @@ def test_only_an_earlier_head_is_published(q: Queue) -> None:
         q.send("now")
         assert heard.take() == []
         q.send("a", due="+50000")
-        assert heard.take() == ["due"]
+        [told] = heard.take()
+        assert told in ("due 50000", "due 50001")  # it never begins early by a part of a millisecond
         q.send("b", due="+60000")
         assert heard.take() == []
         q.send("c", "d", due="+40000")
-        assert heard.take() == ["due"]
+        assert heard.take() in (["due 40000"], ["due 40001"])
         q.enqueue(envelope("c", due="+1000"))
         assert heard.take() == []
 

@@ -206,11 +206,11 @@ def test_only_an_earlier_head_is_published(q: Queue) -> None:
     first, second, third, fourth = q.start("a", "b", "c", "d")
     with q.on_control() as heard:
         q.park("a", first, delay=50)
-        assert heard.take() == ["due"]
+        assert heard.take() in (["due 50000"], ["due 50001"])
         q.park("a", second, delay=60)
         assert heard.take() == []
         q.park("a", third, delay=5)
-        assert heard.take() == ["due"]
+        assert heard.take() in (["due 5000"], ["due 5001"])
         q.park("a", fourth, delay=0)
         assert heard.take() == []
 

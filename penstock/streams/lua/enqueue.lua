@@ -64,5 +64,5 @@ if repeated then
   pass_maxmemory(STREAM .. 'default')
   redis.pcall('HSET', repeated, 's', state)
 end
-if earlier then redis.pcall('PUBLISH', base .. ':c', 'due') end
+if earlier then redis.pcall('PUBLISH', base .. ':c', 'due ' .. (earlier - now)) end
 return out

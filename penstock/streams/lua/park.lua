@@ -68,5 +68,5 @@ end
 
 local out = {}
 for i = 4, #ARGV, 8 do out[#out + 1] = guarded(park, i) end
-if earlier then redis.pcall('PUBLISH', base .. ':c', 'due') end
+if earlier then redis.pcall('PUBLISH', base .. ':c', 'due ' .. (earlier - now)) end
 return out

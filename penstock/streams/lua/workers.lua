@@ -5,9 +5,18 @@
 local t = redis.call('TIME')
 local out = { t[1] * 1000 + math.floor(t[2] / 1000) }
 local found = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
-for i = 1, #found, 2 do
-  out[#out + 1] = found[i]
-  out[#out + 1] = found[i + 1]
-  out[#out + 1] = redis.call('GET', ARGV[1] .. found[i]) or ''
+-- In pages: each worker asks for all, so a command for each would be the square of their number; and unpack has a
+-- limit of about 8000.
+local PAGE = 1000
+for from = 1, #found, 2 * PAGE do
+  local names = {}
+  for i = from, math.min(#found, from + 2 * PAGE - 1), 2 do names[#names + 1] = ARGV[1] .. found[i] end
+  local said = redis.call('MGET', unpack(names))
+  for i = 1, #names do
+    local at = from + 2 * (i - 1)
+    out[#out + 1] = found[at]
+    out[#out + 1] = found[at + 1]
+    out[#out + 1] = said[i] or ''
+  end
 end
 return out

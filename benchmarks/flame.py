@@ -1,8 +1,8 @@
 """Where a worker's time goes: samples of one worker process by py-spy, as a flame graph and by layer.
 
-    python -m benchmarks.profile                       a drain of async no-op tasks: benchmarks/profiles/drain.svg
-    python -m benchmarks.profile --scenario sync       plain functions, in threads
-    python -m benchmarks.profile --scenario sleep      tasks that sleep 10 ms
+    python -m benchmarks.flame                       a drain of async no-op tasks: benchmarks/profiles/drain.svg
+    python -m benchmarks.flame --scenario sync       plain functions, in threads
+    python -m benchmarks.flame --scenario sleep      tasks that sleep 10 ms
 
 It needs the extra `bench`. py-spy reads another process's memory: where it may not, it says what is missing (on Linux
 it is root, or the capability SYS_PTRACE, or kernel.yama.ptrace_scope=0).
@@ -108,7 +108,7 @@ def record(spy: str, peer: Peer, options: argparse.Namespace, form: str, target:
         if done.returncode or not target.exists():
             raise BenchError(f"py-spy failed. It said: {done.stderr[-1000:].strip()}")
         if form == "flamegraph":  # the title is py-spy's own command line, which names folders of this machine
-            title = f"python -m benchmarks.profile --scenario {options.scenario}"
+            title = f"python -m benchmarks.flame --scenario {options.scenario}"
             target.write_text(target.read_text("utf-8").replace(" ".join(command), title), "utf-8")
         if session.hits() >= tasks:
             print("the tasks ended before the recording did: it has some idle time", file=sys.stderr)
@@ -130,7 +130,7 @@ def _config(peer: Peer, scenario: str) -> Config:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.profile",
+        prog="python -m benchmarks.flame",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
