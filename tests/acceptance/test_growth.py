@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import growth_report, profile
+from benchmarks import flame, growth_report
 from benchmarks.errors import BenchError
 from benchmarks.growth_point import Point
 from benchmarks.samples import OTHER, layer_of, read_shares
@@ -56,7 +56,7 @@ def test_what_is_missing_is_told_with_the_way_to_install_it(monkeypatch: pytest.
         growth_report.load_pyplot()
     monkeypatch.setattr("shutil.which", lambda *args, **options: None)
     with pytest.raises(BenchError, match=r"pip install .*\[bench\]"):
-        profile.find_spy()
+        flame.find_spy()
 
 
 def test_what_grows_faster_than_its_size_is_found() -> None:
