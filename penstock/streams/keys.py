@@ -7,16 +7,8 @@ one queue, and Redis Cluster needs no second code path.
 
 from __future__ import annotations
 
-import base64
-import os
-
 #: The one consumer group of every stream.
 GROUP = "w"
-
-
-def token(size: int) -> str:
-    """`size` random bytes as text for a URL. Straight from the system, hence right after a fork, too."""
-    return base64.urlsafe_b64encode(os.urandom(size)).decode()
 
 
 def base(namespace: str, queue: str) -> str:

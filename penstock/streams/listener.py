@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from penstock.streams import keys
 from penstock.streams.client import FAULTS, pauses
 from penstock.streams.connection import Connector
+from penstock.streams.tokens import token
 
 #: How long a waiter trusts that it will be told, in seconds.
 LOOK_AGAIN = 1.0
@@ -44,7 +45,7 @@ class Listener:
         #: Ends the thread that runs now; the next one has its own.
         self._closing = threading.Event()
         #: Short: up to seven of them fit into a record's field.
-        self.name = keys.token(6)
+        self.name = token(6)
 
     @contextmanager
     def waiting(self, id: str, wake: Callable[[], object]) -> Iterator[None]:

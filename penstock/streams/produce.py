@@ -13,6 +13,7 @@ from penstock.streams import keys
 from penstock.streams.calls import Arg, Call, command, failed, ms
 from penstock.streams.record import Record, moment
 from penstock.streams.scripts import load
+from penstock.streams.tokens import token
 
 _ENQUEUE, _READ, _CANCEL, _REDRIVE = load("enqueue"), load("read"), load("cancel"), load("redrive")
 _PAUSE = load("pause")
@@ -157,4 +158,4 @@ def pause(base: str, paused: bool) -> Call[bool]:
 
 def _token() -> str:
     """Tells a call that is sent again, since its reply was lost, from another call."""
-    return keys.token(6)
+    return token(6)

@@ -18,6 +18,7 @@ from penstock.streams.clients import Clients, PerLoop
 from penstock.streams.durable import Confirmation
 from penstock.streams.message import Message, encode_message
 from penstock.streams.produce import Enqueued, Envelope
+from penstock.streams.tokens import token
 from penstock.tasks.options import CallOptions, TaskOptions
 from penstock.tasks.outbox import Outbox
 
@@ -186,7 +187,7 @@ class Producer:
 
 def new_key() -> str:
     """A new task key: 96 random bits in 16 characters."""
-    return keys.token(12)
+    return token(12)
 
 
 def batches(calls: Iterable[Outgoing]) -> Iterator[tuple[str, list[Outgoing]]]:
