@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from benchmarks.measuring import Results
 from benchmarks.scenarios import BARE
+from benchmarks.scenarios.scenario import OURS
 from benchmarks.session import Peer
 
-OURS = "penstock"
 #: 256 slots that sleep 10 ms each.
 _IDEAL_SLEEP = 256 / 0.01
 
@@ -45,8 +45,8 @@ def _drains(results: Results, peers: Sequence[Peer]) -> Iterator[Aim | None]:
     yield _share(_ratios(results, "drain", BARE, "double"), f"{bare}, two at a time", None)
     one, two = _values(results, "drain", "rate"), _values(results, "drain-2", "rate")
     if one and two:
-        busy = _values(results, "drain-2", "redis_busy")
-        said = f"; Redis {statistics.median(busy):.0%} busy" if busy else ""
+        wants = _values(results, "drain-2", "redis_wants")
+        said = f"; Redis runs, or waits for a core, {statistics.median(wants):.0%} of the time" if wants else ""
         yield _factor(statistics.median(two) / statistics.median(one), "two processes against one", 1.3, said)
     yield _times(results, "drain-sync", rivals, "no-op plain functions, against the fastest peer", 3)
     ideal = [rate / _IDEAL_SLEEP for rate in _values(results, "drain-sleep", "rate")]

@@ -69,10 +69,11 @@ def plan(scenarios: Sequence[Scenario], peers: Sequence[Peer], runs: int, sweep:
             candidates = scenario.configs(peer)
             for config in candidates if len(candidates) > 1 else ():
                 yield Step(scenario, peer, f"{label(config)}", config)
-        count = min(runs, scenario.most_runs)
-        for i in range(count):
+        counts = {peer.name: min(runs, scenario.runs_of(peer)) for peer in takers}
+        for i in range(max(counts.values(), default=0)):
             for peer in takers:
-                yield Step(scenario, peer, f"run {i + 1} of {count}")
+                if i < counts[peer.name]:
+                    yield Step(scenario, peer, f"run {i + 1} of {counts[peer.name]}")
 
 
 class Measuring:

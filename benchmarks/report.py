@@ -38,6 +38,7 @@ SECTIONS: dict[str, tuple[Column, ...]] = {
         Column("cores that the workers use (sleeps)", "drain-sleep", "worker_busy", 2),
         Column("Redis busy, %", "drain", "redis_busy", 0, 100),
         Column("Redis busy with two processes, %", "drain-2", "redis_busy", 0, 100),
+        Column("or waiting for a core, %", "drain-2", "redis_wants", 0, 100),
         Column("start-up of a worker, s", "drain", "startup_s", 2),
     ),
     "Calls sent, per second": (

@@ -127,6 +127,12 @@ class RedisServer:
         """Entries of it that have not been deleted."""
         return int(self._client.xlen(stream))
 
+    def waited_seconds(self) -> float:
+        """Time in which it could have run, and others had the cores; 0 where that cannot be known."""
+        with suppress(OSError):
+            return int((Path("/proc") / str(self._process.pid) / "schedstat").read_text().split()[1]) / 1e9
+        return 0.0
+
     def memory(self) -> int:
         """Bytes that its data takes; the buffers of clients that have gone are given back first."""
         time.sleep(0.3)

@@ -61,6 +61,7 @@ class _Costs:
     def __init__(self, session: Session) -> None:
         self.time, self.hits = time.monotonic(), session.hits()
         self.worker, self.redis = session.workers_cpu(), session.server.cpu_seconds()
+        self.waited = session.server.waited_seconds()
 
     def until(self, end: _Costs) -> Figures:
         """Microseconds of CPU for each task, and how busy the server was; nothing after too few tasks."""
@@ -69,6 +70,7 @@ class _Costs:
             return {}
         redis = end.redis - self.redis
         found = {"redis_cpu_us": redis / tasks * 1e6, "redis_busy": redis / took}
+        found["redis_wants"] = found["redis_busy"] + (end.waited - self.waited) / took
         if self.worker is not None and end.worker is not None:
             worker = end.worker - self.worker
             found |= {"worker_cpu_us": worker / tasks * 1e6, "worker_busy": worker / took}

@@ -11,6 +11,8 @@ Figures = dict[str, float]
 
 #: The name of redis-py without a framework among the peers.
 BARE = "redis-py"
+#: Ours.
+OURS = "penstock"
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,15 @@ class Scenario(ABC):
     seconds: float
     #: Figures that hardly differ between runs are not taken as often as the user may ask.
     most_runs: int = 1000
+    peers_most_runs: int = 1000
 
     def configs(self, peer: Peer) -> list[Config]:
         """Worker settings to choose from, the best known first. None at all: the peer has no part in this."""
         return [peer.about["usual"]]
+
+    def runs_of(self, peer: Peer) -> int:
+        """As many as make sense."""
+        return self.most_runs if peer.name in (OURS, BARE) else min(self.most_runs, self.peers_most_runs)
 
     @abstractmethod
     def measure(self, peer: Peer, config: Config, extent: Extent) -> Figures:

@@ -256,7 +256,8 @@ def test_all_peers_take_turns_and_the_sweep_comes_first() -> None:
     assert steps == [
         ("drain", "taskiq", {"n": 0}), ("drain", "taskiq", {"n": 1}),
         *[("drain", *turn) for turn in turns * 4],
-        *[("idle", *turn) for turn in turns * idle.most_runs],
+        *[("idle", *turn) for turn in turns],  # a peer's figures hardly differ
+        *[("idle", *turns[0])] * 3,
     ]  # fmt: skip
 
 
