@@ -27,7 +27,7 @@ from penstock import App
 from penstock.settings import Settings
 from penstock.streams import consume, keys
 from penstock.streams.client import SyncClient
-from penstock.streams.connection import Connector
+from penstock.streams.connector import Connector
 from penstock.streams.consume import Sweep
 from penstock.streams.embedded import connect_embedded
 from penstock.streams.urls import resolve_url

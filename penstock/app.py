@@ -17,7 +17,7 @@ from penstock.settings import Settings, check_name, load_settings
 from penstock.streams import keys, produce
 from penstock.streams.calls import Call
 from penstock.streams.clients import Clients
-from penstock.streams.connection import Connector
+from penstock.streams.connector import Connector
 from penstock.streams.listener import Listener
 from penstock.streams.urls import resolve_url
 from penstock.tasks.codec import UntypedCodec

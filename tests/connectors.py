@@ -9,7 +9,8 @@ import pytest
 
 from penstock import errors
 from penstock.settings import Settings
-from penstock.streams.connection import Connector, is_transient
+from penstock.streams.connector import Connector
+from penstock.streams.faults import is_transient
 from penstock.streams.urls import resolve_url
 
 QUICK = Settings(connect_timeout=0.5, command_timeout=0.3)

@@ -17,7 +17,7 @@ from penstock.settings import Settings, load_settings
 from penstock.streams import keys, produce
 from penstock.streams.calls import Call
 from penstock.streams.clients import Clients
-from penstock.streams.connection import Connector
+from penstock.streams.connector import Connector
 from penstock.streams.inspect import QueueStats, queue_stats
 from penstock.streams.listener import Listener
 from penstock.streams.urls import resolve_url

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 
 from penstock.errors import ConfigurationError
-from penstock.streams.connection import Connector
+from penstock.streams.connector import Connector
 from penstock.streams.examine import eviction_policy
 
 log = logging.getLogger("penstock.worker")

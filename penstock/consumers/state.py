@@ -16,7 +16,7 @@ from penstock.events import EntryStuck, Observers, QueueLeftOut
 from penstock.settings import Settings
 from penstock.streams import consume, keys
 from penstock.streams.client import AsyncClient
-from penstock.streams.connection import Connector
+from penstock.streams.connector import Connector
 from penstock.tasks.task import AnyTask
 
 log = logging.getLogger("penstock.worker")

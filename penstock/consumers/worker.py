@@ -40,7 +40,7 @@ from penstock.errors import BrokerError, BrokerUnavailable
 from penstock.events import Observers, WorkerStarted, WorkerStopped
 from penstock.settings import Settings
 from penstock.streams.client import pauses
-from penstock.streams.connection import Connector
+from penstock.streams.connector import Connector
 from penstock.tasks.task import AnyTask
 
 log = logging.getLogger("penstock.worker")

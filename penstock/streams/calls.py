@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from penstock.streams.faults import common_error
 from penstock.streams.scripts import Script
 
 T_co = TypeVar("T_co", covariant=True)
@@ -54,6 +53,8 @@ def failed(reply: object) -> str | None:
     """
     if not isinstance(reply, bytes) or reply[:1] != b"!":
         return None
+    from penstock.streams.faults import common_error  # loads redis-py, which an app needs at its first call only
+
     text = reply[1:].decode(errors="replace")
     common = common_error(text)
     if common is not None:

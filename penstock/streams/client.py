@@ -17,8 +17,8 @@ from redis.exceptions import NoScriptError, RedisError
 
 from penstock.errors import BrokerError
 from penstock.streams.calls import Call
-from penstock.streams.connection import Connector, acheck_server, is_transient, translate
-from penstock.streams.faults import is_demoted
+from penstock.streams.connector import Connector
+from penstock.streams.faults import acheck_server, is_demoted, is_transient, translate
 from penstock.streams.wire import AsyncWire, Wire
 
 T = TypeVar("T")

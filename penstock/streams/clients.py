@@ -6,25 +6,26 @@ import asyncio
 import weakref
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
-
-from redis.exceptions import ResponseError
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from penstock.errors import BrokerError
-from penstock.streams.client import AsyncClient, SyncClient
-from penstock.streams.connection import Connector, translate
-from penstock.streams.durable import Confirmation, DurableAsyncClient, DurableSyncClient
+from penstock.streams.confirmation import Confirmation
+from penstock.streams.connector import Connector
+
+if TYPE_CHECKING:
+    from penstock.streams.client import AsyncClient, SyncClient
+    from penstock.streams.durable import DurableAsyncClient, DurableSyncClient
 
 T = TypeVar("T")
 
 
 class Clients:
-    """Made when first needed, closed with their loop or by `close`."""
+    """Made, and loaded with redis-py (see `Connector`), when first needed; closed with their loop or by `close`."""
 
     def __init__(self, connector: Connector) -> None:
         self._connector = connector
         self._sync: SyncClient | None = None
-        self._async = PerLoop(lambda: AsyncClient(connector), AsyncClient.aclose)
+        self._async = PerLoop(self._new_async, lambda client: client.aclose())
         # On Cluster one for each queue, since each of them is a client for one node.
         self._durable: dict[tuple[str, Confirmation], DurableSyncClient] = {}
         self._async_durable: PerLoop[dict[tuple[str, Confirmation], DurableAsyncClient]] = PerLoop(dict, _aclose_all)
@@ -33,8 +34,15 @@ class Clients:
     def sync(self) -> SyncClient:
         """For any thread; also after a fork."""
         if self._sync is None:
+            from penstock.streams.client import SyncClient
+
             self._sync = SyncClient(self._connector)
         return self._sync
+
+    def _new_async(self) -> AsyncClient:
+        from penstock.streams.client import AsyncClient
+
+        return AsyncClient(self._connector)
 
     @property
     def of_loop(self) -> AsyncClient:
@@ -47,6 +55,8 @@ class Clients:
             return self.sync
         key = (base if self._connector.is_cluster else "", confirmation)
         if key not in self._durable:
+            from penstock.streams.durable import DurableSyncClient
+
             self._durable.setdefault(key, DurableSyncClient(self._connector, base, confirmation))
         return self._durable[key]
 
@@ -57,12 +67,16 @@ class Clients:
         made = self._async_durable.get()
         key = (base if self._connector.is_cluster else "", confirmation)
         if key not in made:
+            from penstock.streams.durable import DurableAsyncClient
+
             made[key] = DurableAsyncClient(self._connector, base, confirmation)
         return made[key]
 
     def item_error(self, text: str) -> BrokerError:
         """The error for one item of a batch, from the server's text."""
-        return translate(ResponseError(text), self._connector.display, self._connector.source)
+        from redis.exceptions import ResponseError
+
+        return self._connector.translate(ResponseError(text))
 
     def close(self) -> None:
         """Close the sync clients; the next use makes new ones."""

@@ -2,7 +2,7 @@
 
 Every client speaks RESP2, returns bytes, never retries by itself, waits a bounded time for a
 connection and for an answer, and follows failovers by reconnecting. Retrying is the caller's
-business: `is_transient` says when, `translate` makes the error that users see.
+business: `faults.is_transient` says when, `faults.translate` makes the error that users see.
 
 A script's reply is what the server sent. That of a plain command goes through redis-py's response
 callbacks also in `execute_command` (ZRANGE WITHSCORES: pairs; INFO: a dict).
@@ -13,16 +13,16 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from typing import Any, Protocol
+from typing import Any
 
 import redis
 import redis.asyncio
 from redis.cluster import ClusterNode, RedisCluster
 from redis.exceptions import RedisClusterException
 
-from penstock.errors import BrokerError
 from penstock.settings import Settings
-from penstock.streams.faults import acheck_server, as_redis_error, check_server, is_transient, translate
+from penstock.streams.connector import AsyncClient, SyncClient
+from penstock.streams.faults import as_redis_error
 from penstock.streams.locate import (
     ASYNC_CLASSES,
     SYNC_CLASSES,
@@ -33,90 +33,31 @@ from penstock.streams.locate import (
     no_async_retry,
     no_retry,
 )
-from penstock.streams.urls import Address, Target, parse
-
-__all__ = [
-    "AsyncClient",
-    "Connector",
-    "SyncClient",
-    "acheck_server",
-    "check_server",
-    "is_transient",
-    "translate",
-]
+from penstock.streams.urls import Target
 
 #: Connections of one client. Callers beyond them wait: more connections gain nothing on one Redis core.
 POOL = 32
 CLIENT_NAME = "penstock"
 
 
-class SyncClient(Protocol):
-    """What all sync clients offer. Thread safe; usable in a forked child, too."""
+class Connections:
+    """What `Connector` promises (its docstrings say what each is for), by redis-py."""
 
-    def execute_command(self, *args: Any) -> Any: ...
-
-    def close(self) -> None: ...
-
-
-class AsyncClient(Protocol):
-    """What all async clients offer. Belongs to the event loop that uses it first."""
-
-    async def execute_command(self, *args: Any) -> Any: ...
-
-    async def aclose(self) -> None: ...
-
-
-class Connector:
-    """Makes the clients for one server. Each call makes a new one, which its caller closes.
-
-    No method connects (nor starts an embedded server): the first command does.
-    """
-
-    def __init__(self, address: Address, settings: Settings) -> None:
-        self.address = address
+    def __init__(self, target: Target, settings: Settings) -> None:
+        self._target = target
         self._settings = settings
-        self._target: Target = parse(address)
-
-    def __repr__(self) -> str:
-        return f"Connector({self.display!r})"
-
-    @property
-    def display(self) -> str:
-        """The URL without its passwords."""
-        return self.address.display
-
-    @property
-    def source(self) -> str:
-        """Where the URL came from, as in `Address.source`."""
-        return self.address.source
-
-    @property
-    def is_cluster(self) -> bool:
-        return self._target.kind == "cluster"
-
-    def translate(self, exc: BaseException) -> BrokerError:
-        """The `BrokerError` for what a client of this connector raised; raise it ``from exc``."""
-        return translate(exc, self.display, self.source)
 
     def sync_client(self) -> SyncClient:
-        """A client for many threads."""
-        if self.is_cluster:
+        if self._target.kind == "cluster":
             return _SyncCluster(self._cluster_options())
-        return self._sync_node()
+        return self.sync_node()
 
     def async_client(self) -> AsyncClient:
-        """A client for many coroutines of one event loop."""
-        if self.is_cluster:
+        if self._target.kind == "cluster":
             return _AsyncCluster(self._cluster_options())
-        return self._async_node()
+        return self.async_node()
 
     def async_reader(self, base: str, block: float) -> AsyncClient:
-        """A client with one connection, for ONE blocking reader of the queue with key base `base`.
-
-        `block` is the longest BLOCK in seconds: the socket waits that long and `command_timeout`
-        on top, so that a server that has died is noticed, and a slow one does not look dead.
-        `sync_node(base)` and `async_node(base)` reach the same server, for CLIENT UNBLOCK.
-        """
         timeout = block + self._settings.command_timeout
         pool: Any = redis.asyncio.ConnectionPool(
             max_connections=1,
@@ -126,29 +67,6 @@ class Connector:
         return redis.asyncio.Redis.from_pool(pool)
 
     def sync_node(self, base: str = "", patience: float = 0.0) -> redis.Redis:
-        """A client for the node that owns the slot of `base`; without Cluster, for the server.
-
-        It waits `patience` seconds longer than `command_timeout` for an answer.
-        """
-        return self._sync_node(base, patience)
-
-    def async_node(self, base: str = "", patience: float = 0.0) -> redis.asyncio.Redis:
-        """`sync_node`, async."""
-        return self._async_node(base, patience)
-
-    def pubsub_client(self) -> redis.Redis:
-        """A client whose `pubsub()` hears every channel: any node of a cluster will do.
-
-        Wait by ``get_message(timeout=...)``. After an error the next call reconnects and
-        subscribes again; look then for what may have been published meanwhile.
-        """
-        return self._sync_node()
-
-    def async_pubsub_client(self) -> redis.asyncio.Redis:
-        """`pubsub_client`, async."""
-        return self._async_node()
-
-    def _sync_node(self, base: str = "", patience: float = 0.0) -> redis.Redis:
         timeout = self._settings.command_timeout + patience
         make: Any = redis.BlockingConnectionPool  # redis-py 8.1 has no types here
         pool = make(
@@ -159,7 +77,7 @@ class Connector:
         )
         return redis.Redis.from_pool(pool)
 
-    def _async_node(self, base: str = "", patience: float = 0.0) -> redis.asyncio.Redis:
+    def async_node(self, base: str = "", patience: float = 0.0) -> redis.asyncio.Redis:
         timeout = self._settings.command_timeout + patience
         pool: Any = redis.asyncio.BlockingConnectionPool(
             max_connections=POOL,

@@ -12,7 +12,8 @@ import msgspec
 from penstock.errors import BrokerError
 from penstock.streams import keys
 from penstock.streams.client import FAULTS
-from penstock.streams.connection import Connector, translate
+from penstock.streams.connector import Connector
+from penstock.streams.faults import translate
 from penstock.streams.record import number
 
 #: Seconds of silence after which the connection must show that it still leads to the server. What lies between (a NAT,

@@ -10,62 +10,38 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-import msgspec
 import redis
 from redis.exceptions import NoScriptError, ResponseError
 
 from penstock.errors import NotDurable
-from penstock.settings import Durability, Settings
-from penstock.streams.calls import Arg, Call, ms
+from penstock.streams.calls import Arg, Call
 from penstock.streams.client import AsyncClient, SyncClient
-from penstock.streams.connection import Connector
+from penstock.streams.confirmation import Confirmation
+from penstock.streams.connector import Connector
 
 T = TypeVar("T")
 
 
-class Confirmation(msgspec.Struct, frozen=True):
-    """What to ask after a write, and what the answer means."""
+def refused(asked: Confirmation, error: ResponseError) -> NotDurable:
+    """The error when the probe has failed."""
+    return NotDurable(f'durability="{asked.durability}" cannot be had here, and nothing was enqueued: {error}')
 
-    durability: Durability
-    replicas: int
-    timeout: float
 
-    @classmethod
-    def by(cls, durability: Durability, settings: Settings) -> Confirmation:
-        """As the settings say."""
-        return cls(durability, settings.replicas, settings.command_timeout)
-
-    @property
-    def probe(self) -> tuple[Arg, ...] | None:
-        """Fails, and changes nothing, where `command` would; None: it cannot fail."""
-        return ("WAITAOF", 1, 0, 1) if self.durability == "fsync" else None
-
-    @property
-    def command(self) -> tuple[Arg, ...]:
-        """To be sent after the write."""
-        if self.durability == "fsync":
-            return ("WAITAOF", 1, 0, ms(self.timeout))
-        return ("WAIT", self.replicas, ms(self.timeout))
-
-    def refused(self, error: ResponseError) -> NotDurable:
-        """The error when `probe` has failed."""
-        return NotDurable(f'durability="{self.durability}" cannot be had here, and nothing was enqueued: {error}')
-
-    def check(self, reply: Any) -> None:
-        """Raise `NotDurable` unless the server says that enough have the write."""
-        if isinstance(reply, ResponseError) and str(reply).startswith("UNBLOCKED"):
-            # The primary was demoted while we waited: the next try asks its successor.
-            raise redis.ConnectionError(str(reply)) from reply
-        if isinstance(reply, ResponseError):
-            raise NotDurable(f"{_MAYBE}: the server refused to wait for it: {reply}")
-        if isinstance(reply, Exception):
-            raise reply
-        confirmed = int(reply[0] if isinstance(reply, list) else reply)
-        wanted = 1 if self.durability == "fsync" else self.replicas
-        if confirmed < wanted:
-            who = "the append-only file" if self.durability == "fsync" else f"{confirmed} of {wanted} replicas"
-            verb = "was not synced to disk" if self.durability == "fsync" else "confirmed it"
-            raise NotDurable(f"{_MAYBE}: {who} {verb} within {self.timeout:g} s", wanted, confirmed)
+def check(asked: Confirmation, reply: Any) -> None:
+    """Raise `NotDurable` unless the server says that enough have the write."""
+    if isinstance(reply, ResponseError) and str(reply).startswith("UNBLOCKED"):
+        # The primary was demoted while we waited: the next try asks its successor.
+        raise redis.ConnectionError(str(reply)) from reply
+    if isinstance(reply, ResponseError):
+        raise NotDurable(f"{_MAYBE}: the server refused to wait for it: {reply}")
+    if isinstance(reply, Exception):
+        raise reply
+    confirmed = int(reply[0] if isinstance(reply, list) else reply)
+    wanted = 1 if asked.durability == "fsync" else asked.replicas
+    if confirmed < wanted:
+        who = "the append-only file" if asked.durability == "fsync" else f"{confirmed} of {wanted} replicas"
+        verb = "was not synced to disk" if asked.durability == "fsync" else "confirmed it"
+        raise NotDurable(f"{_MAYBE}: {who} {verb} within {asked.timeout:g} s", wanted, confirmed)
 
 
 _MAYBE = "enqueued, but not durably (it may run, and it may be lost; sending the same id again is safe)"
@@ -88,7 +64,7 @@ class DurableSyncClient(SyncClient):
             reply, confirmed = self._pipeline(call.by_text())
         if isinstance(reply, Exception):
             raise reply
-        self._confirmation.check(confirmed)
+        check(self._confirmation, confirmed)
         return reply
 
     def _pipeline(self, command: tuple[Arg, ...]) -> list[Any]:
@@ -102,7 +78,7 @@ class DurableSyncClient(SyncClient):
             try:
                 self._wire.execute_command(*self._confirmation.probe)
             except ResponseError as error:
-                raise self._confirmation.refused(error) from error
+                raise refused(self._confirmation, error) from error
         self._probed = True
 
 
@@ -123,7 +99,7 @@ class DurableAsyncClient(AsyncClient):
             reply, confirmed = await self._pipeline(call.by_text())
         if isinstance(reply, Exception):
             raise reply
-        self._confirmation.check(confirmed)
+        check(self._confirmation, confirmed)
         return reply
 
     async def _pipeline(self, command: tuple[Arg, ...]) -> list[Any]:
@@ -137,5 +113,5 @@ class DurableAsyncClient(AsyncClient):
             try:
                 await self._wire.execute_command(*self._confirmation.probe)
             except ResponseError as error:
-                raise self._confirmation.refused(error) from error
+                raise refused(self._confirmation, error) from error
         self._probed = True

@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 
 from penstock.streams import keys
 from penstock.streams.client import FAULTS
-from penstock.streams.connection import Connector
+from penstock.streams.connector import Connector
 from penstock.streams.rights import ON_CLUSTER, Role, trials
 
 #: Commands on which something depends, and what. Asked for by name, since versions lie: Valkey 9 reports 7.2.4.

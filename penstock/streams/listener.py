@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from penstock.streams import keys
-from penstock.streams.client import FAULTS, pauses
-from penstock.streams.connection import Connector
+from penstock.streams.connector import Connector
 from penstock.streams.tokens import token
 
 #: How long a waiter trusts that it will be told, in seconds.
@@ -81,6 +80,8 @@ class Listener:
             thread.join(timeout=2.0)
 
     def _run(self, closing: threading.Event) -> None:
+        from penstock.streams.client import FAULTS, pauses
+
         tries = pauses()
         idle_since = heard_at = time.monotonic()
         client = self._connector.pubsub_client()

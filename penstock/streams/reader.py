@@ -16,7 +16,8 @@ from redis.exceptions import ResponseError
 from penstock.errors import BrokerError
 from penstock.streams import keys
 from penstock.streams.client import FAULTS, pauses
-from penstock.streams.connection import Connector, translate
+from penstock.streams.connector import Connector
+from penstock.streams.faults import translate
 
 #: (base, priority, entry id)
 Arrival = tuple[str, str, str]

@@ -6,13 +6,16 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from penstock.errors import PenstockError
 from penstock.settings import Settings
 from penstock.streams import produce
-from penstock.streams.client import AsyncClient
-from penstock.streams.durable import Confirmation
+from penstock.streams.confirmation import Confirmation
 from penstock.streams.produce import Enqueued, Envelope
+
+if TYPE_CHECKING:
+    from penstock.streams.client import AsyncClient
 
 _Waiting = tuple[Envelope, "asyncio.Future[Enqueued]"]
 #: What goes together: calls for one queue that are to be as durable as one another.

@@ -15,7 +15,7 @@ from penstock.settings import Durability, Settings
 from penstock.streams import keys, produce
 from penstock.streams.calls import Call
 from penstock.streams.clients import Clients, PerLoop
-from penstock.streams.durable import Confirmation
+from penstock.streams.confirmation import Confirmation
 from penstock.streams.message import Message, encode_message
 from penstock.streams.produce import Enqueued, Envelope
 from penstock.streams.tokens import token

@@ -17,7 +17,7 @@ from penstock.cli.doctor import verdicts
 from penstock.cli.root import root
 from penstock.settings import Settings
 from penstock.streams import keys
-from penstock.streams.connection import Connector
+from penstock.streams.connector import Connector
 from penstock.streams.examine import examine
 from penstock.streams.rights import INSPECTOR, PRODUCER, WORKER, rules
 from penstock.streams.urls import resolve_url

@@ -18,7 +18,7 @@ import redis
 from penstock.errors import BrokerUnavailable, ConfigurationError
 from penstock.settings import Settings
 from penstock.streams import embedded
-from penstock.streams.connection import Connector
+from penstock.streams.connector import Connector
 from penstock.streams.embedded import connect_embedded, disconnect_embedded, is_connected
 from penstock.streams.urls import resolve_url
 from tests.servers import SERVERS, await_until, wait_until

@@ -9,7 +9,7 @@ import redis
 
 from penstock.settings import Settings
 from penstock.streams.client import SyncClient
-from penstock.streams.connection import Connector
+from penstock.streams.connector import Connector
 from penstock.streams.urls import resolve_url
 from tests.conftest import CLUSTER, Running
 from tests.contract.helpers import Queue

@@ -16,7 +16,9 @@ from anyio import create_task_group
 
 from penstock import errors
 from penstock.settings import Settings
-from penstock.streams.connection import POOL, Connector, acheck_server, check_server
+from penstock.streams.connection import POOL
+from penstock.streams.connector import Connector
+from penstock.streams.faults import acheck_server, check_server
 from tests.access import ACCESS
 from tests.certificates import make_certificates
 from tests.conftest import binary

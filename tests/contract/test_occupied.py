@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from penstock.streams import consume
-from penstock.streams.connection import Connector
+from penstock.streams.connector import Connector
 from tests.contract.helpers import Queue
 
 

@@ -15,7 +15,8 @@ import pytest
 import redis
 
 from penstock import errors
-from penstock.streams.connection import Connector, acheck_server, check_server, is_transient, translate
+from penstock.streams.connector import Connector
+from penstock.streams.faults import acheck_server, check_server, is_transient, translate
 from penstock.streams.listener import Listener
 from penstock.streams.urls import Address, resolve_url
 from tests.access import ACCESS

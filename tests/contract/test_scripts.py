@@ -10,7 +10,7 @@ from penstock.errors import BrokerError, WrongKeyType
 from penstock.streams import consume, inspect, produce, settle
 from penstock.streams.calls import Call
 from penstock.streams.client import AsyncClient
-from penstock.streams.connection import Connector
+from penstock.streams.connector import Connector
 from penstock.streams.consume import Sweep, delivery
 from penstock.streams.produce import Envelope
 from penstock.streams.scripts import load

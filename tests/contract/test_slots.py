@@ -12,7 +12,7 @@ import redis
 from redis.crc import key_slot
 
 from penstock.streams import consume, keys, produce
-from penstock.streams.connection import Connector
+from penstock.streams.connector import Connector
 from penstock.streams.produce import Envelope
 from penstock.streams.scripts import load
 from tests.contract.helpers import MESSAGE, NAME, Queue

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 
 from penstock.settings import Settings
-from penstock.streams.connection import Connector
+from penstock.streams.connector import Connector
 from penstock.streams.urls import resolve_url
 from tests.model.bench import Fault
 from tests.model.clock import TICK, ClockedClient

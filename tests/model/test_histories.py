@@ -20,7 +20,7 @@ import pytest
 import redis
 
 from penstock.settings import Settings
-from penstock.streams.connection import Connector
+from penstock.streams.connector import Connector
 from penstock.streams.scripts import Script
 from penstock.streams.urls import resolve_url
 from tests.model.bench import Fault

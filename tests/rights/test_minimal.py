@@ -15,7 +15,7 @@ from penstock.settings import Settings
 from penstock.streams import consume, inspect, keys, produce, settle
 from penstock.streams.calls import Call
 from penstock.streams.client import AsyncClient, SyncClient
-from penstock.streams.connection import Connector
+from penstock.streams.connector import Connector
 from penstock.streams.control import listen
 from penstock.streams.examine import examine
 from penstock.streams.produce import Envelope

@@ -11,7 +11,7 @@ import redis
 from penstock import App
 from penstock.errors import BrokerError, PermissionDenied
 from penstock.settings import Settings
-from penstock.streams.connection import Connector
+from penstock.streams.connector import Connector
 from penstock.streams.examine import examine
 from penstock.streams.rights import INSPECTOR, ON_CLUSTER, PRODUCER, WORKER, rules
 from penstock.streams.urls import resolve_url

@@ -24,7 +24,7 @@ from penstock.events import BrokerDown, BrokerUp, Retried, Started, Succeeded
 from penstock.settings import Settings
 from penstock.streams import settle
 from penstock.streams.client import pauses
-from penstock.streams.connection import Connector
+from penstock.streams.connector import Connector
 from penstock.streams.urls import resolve_url
 from tests.chaos.proxy import Act
 from tests.contract.helpers import Queue
