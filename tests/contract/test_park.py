@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from penstock.streams import keys, settle
-from penstock.streams.record import State
+from penstock.streams.record import State, moment
 from penstock.streams.settle import Settled
 from tests.contract.helpers import MESSAGE, TTL, Queue, close_to, keys_of
 from tests.servers import wait_until
@@ -200,6 +200,21 @@ def test_out_of_memory_spares_no_batch(q: Queue, kind: str) -> None:
         answers = q.park("a", late, delivery, kind=kind)
     assert answers[0] is LATE and "OOM" in str(answers[1])
     assert q.record("k")["s"] == "r" and delivery.entry in q.pending()
+
+
+@pytest.mark.parametrize("delay", [0, 50])
+def test_the_start_of_the_last_attempt_is_kept(q: Queue, delay: float) -> None:
+    """It is counted from the entry's time, and the task gets another entry."""
+    delivery = q.start_one()
+    q.park("a", delivery, delay=delay)
+    if delay:
+        q.make_due("k")
+        assert q.promote().moved == 1
+    info = q.read("k").info()  # type: ignore[union-attr]
+    assert (info.state, info.started_at, info.deliveries) == (State.QUEUED, moment(delivery.now), 0)
+    (again,) = q.fetch().deliveries
+    info = q.read("k").info()  # type: ignore[union-attr]
+    assert (info.started_at, info.attempt, info.deliveries) == (moment(again.now), 2, 1)
 
 
 def test_only_an_earlier_head_is_published(q: Queue) -> None:

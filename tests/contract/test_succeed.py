@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.streams import keys
-from penstock.streams.record import State
+from penstock.streams import keys, settle
+from penstock.streams.record import NIL, State
 from penstock.streams.settle import Settled
 from tests.contract.helpers import FAILURE, NAME, RESULT_TTL, WINDOW, Queue, close_to
 
@@ -55,6 +55,39 @@ def test_no_result_is_stored_for_ttl_0(q: Queue, value: bytes) -> None:
     record = q.read("k")
     assert record is not None and (record.state, record.value) == (State.SUCCEEDED, None)
     assert close_to(q.ttl(q.record_key("k")), WINDOW)
+
+
+@pytest.mark.parametrize(("ttl", "value"), [(RESULT_TTL, NIL), (0.0, None)])
+def test_a_task_that_returns_nothing_needs_no_field(q: Queue, ttl: float, value: bytes | None) -> None:
+    """And is told from one whose result is not kept."""
+    assert q.succeed("a", q.start_one(), value=NIL, ttl=ttl) == [DONE]
+    record = q.read("k")
+    assert record is not None and (record.state, record.value) == (State.SUCCEEDED, value)
+    assert ("v" in q.record("k")) == (value is None)
+
+
+def test_a_large_result_that_has_expired_is_not_taken_for_nothing(q: Queue) -> None:
+    q.succeed("a", q.start_one(), value=LONG, ttl=1.0)
+    q.raw.delete(keys.result(q.base, "k"))
+    record = q.read("k")
+    assert record is not None and (record.state, record.value) == (State.SUCCEEDED, None)
+
+
+def test_answers_are_in_order_whatever_the_tasks_have_in_common(q: Queue) -> None:
+    """Names, TTLs and priorities travel once for each run of tasks that share them."""
+    q.send("a", "b", "c", "late", "d")
+    q.send("e", priority="high")
+    found = {d.key: d for d in q.fetch().deliveries}
+    q.park("a", found["late"])
+    items = [
+        (found["a"], "one", 10.0, b"\x01"), (found["b"], "two", 10.0, b"\x02"), (found["late"], "two", 10.0, b"\x03"),
+        (found["e"], "two", 10.0, b"\x04"), (found["c"], "two", 0.0, b""), (found["d"], "one", 10.0, LONG),
+    ]  # fmt: skip
+    assert q.run(settle.succeed(q.base, "a", WINDOW, items)) == [DONE, DONE, LATE, DONE, DONE, DONE]
+    values = [q.read(key).value for key in "abecd"]  # type: ignore[union-attr]
+    assert values == [b"\x01", b"\x02", b"\x04", None, LONG]
+    assert q.counters() == {"succeeded|one": 2, "succeeded|two": 3, "retried": 1}
+    assert q.run(settle.succeed(q.base, "a", WINDOW, [])) == []
 
 
 @pytest.mark.parametrize(("value", "ttl"), [(b"\x01", RESULT_TTL), (LONG, RESULT_TTL), (b"", 0.0)])
