@@ -18,12 +18,21 @@ def describe() -> dict[str, str]:
         "date": time.strftime("%Y-%m-%d %H:%M"),
         "processor": f"{os.cpu_count()} x {_processor()}",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
-        "system": platform.platform(terse=True),
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}, {platform.machine()}",
         "python": platform.python_version(),
         "server": f"{server_version()}, no persistence, TCP on loopback, a new one for each run",
         "load before": f"{os.getloadavg()[0]:.1f}",
-        "command": "python -m benchmarks " + " ".join(sys.argv[1:]),
+        "command": " ".join(["python -m benchmarks", *_measures(sys.argv[1:])]),
     }
+
+
+def _measures(arguments: list[str]) -> list[str]:
+    """Without where the report goes."""
+    kept: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if "--report" not in (before, argument) and not argument.startswith("--report="):
+            kept.append(argument)
+    return kept
 
 
 def _processor() -> str:

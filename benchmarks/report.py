@@ -113,7 +113,7 @@ def markdown(results: Results, peers: Sequence[Peer], machine: Mapping[str, str]
     if lines := [] if quick else aims(results, peers):
         said = {True: "yes", False: "**no**", None: "–"}
         rows = [[line.what, line.text, line.aim, said[line.reached]] for line in lines]
-        parts += ["## What penstock is to reach", _table(["", "measured", "aim", "reached"], rows)]
+        parts += ["## What penstock is to reach", table(["", "measured", "aim", "reached"], rows)]
     parts += ["## Settings of the workers", _settings(results, peers)]
     if results.failures:
         parts += ["## Left out", "\n".join("- " + " ".join(failure.split()) for failure in results.failures)]
@@ -148,7 +148,7 @@ def _about(peers: Sequence[Peer]) -> str:
     for peer in peers:
         versions = ", ".join(f"{name} {version}" for name, version in peer.about["versions"].items())
         rows.append([peer.name, versions, *(peer.about[key] for key in ("guarantee", "results", "bulk", "notes"))])
-    return _table(["", "versions", "guarantee", "keeps results", "bulk", "how it is set up"], rows)
+    return table(["", "versions", "guarantee", "keeps results", "bulk", "how it is set up"], rows)
 
 
 def _section(results: Results, peers: Sequence[Peer], columns: Sequence[Column]) -> str:
@@ -158,7 +158,7 @@ def _section(results: Results, peers: Sequence[Peer], columns: Sequence[Column])
         cells = [_cell(results, peer.name, column) for column in columns]
         if any(cell != "–" for cell in cells):
             rows.append([peer.name, *cells])
-    return _table(["", *(column.head for column in columns)], rows) if rows else ""
+    return table(["", *(column.head for column in columns)], rows) if rows else ""
 
 
 def _cell(results: Results, peer: str, column: Column) -> str:
@@ -194,7 +194,7 @@ def _payloads(results: Results) -> str:
             rates = measured.values(f"{payload.key}_{name}")
             row += _rates(rates, payload.size) if rates else ["–"] * 3
         rows.append(row)
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _rates(rates: Sequence[float], size: int) -> list[str]:
@@ -213,9 +213,9 @@ def _settings(results: Results, peers: Sequence[Peer]) -> str:
         if peer.name != BARE:
             found = [results.get(name, peer.name) for name in names]
             rows.append([peer.name, *(label(measured.config) if measured else "–" for measured in found)])
-    return _table(["", *names], rows)
+    return table(["", *names], rows)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -20,6 +20,7 @@ from typing import NamedTuple, get_args, get_type_hints
 import click
 import pytest
 
+from benchmarks.summary import read, summary
 from penstock import errors
 from penstock.cli.root import root
 from penstock.settings import ENV_OTHERS, ENV_PREFIX, Settings
@@ -260,6 +261,7 @@ TABLES = {
     "settings": (ROOT / "docs" / "configuration.md", settings_table),
     "keys": (ROOT / "docs" / "internals.md", keys_table),
     "tree": (ROOT / "docs" / "errors.md", error_tree),
+    "speed": (ROOT / "README.md", lambda: summary(read())),
 }
 
 

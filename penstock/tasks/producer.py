@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
@@ -125,20 +126,40 @@ class Producer:
         return _all_or_error(sent, errors)
 
     async def asend_all(self, calls: Iterable[Outgoing]) -> list[tuple[str, bool]]:
-        """As `send_all`."""
+        """As `send_all`. The next batch is made while the server works on the one before, and sent after it."""
         sent: dict[int, tuple[str, bool]] = {}
         errors: list[Exception] = []
-        for queue, batch in batches(calls):
-            if queue not in self._registered:
-                await self._clients.of_loop.run(self._register(queue), self._settings.retry_for)
-                self._registered.add(queue)
-            client = self._clients.of_loop_for(self._base(queue), batch[0].confirmation)
-            try:
-                answers = await client.run(self._enqueue(queue, batch), self._settings.retry_for)
-            except NotDurable as error:
-                raise _undurable(error, batch, sent) from error.__cause__
-            self._collect(batch, answers, sent, errors)
+        under_way: asyncio.Task[None] | None = None
+        try:
+            for queue, batch in batches(calls):
+                if under_way is not None:
+                    await under_way
+                under_way = asyncio.create_task(self._asend_batch(queue, batch, sent, errors))
+                await asyncio.sleep(0)  # it is written in this turn of the loop
+            if under_way is not None:
+                await under_way
+        except Exception:
+            if under_way is not None:  # a call of the next batch cannot be made: this one is sent all the same
+                await asyncio.gather(under_way, return_exceptions=True)
+            raise
+        except BaseException:
+            if under_way is not None:
+                under_way.cancel()
+            raise
         return _all_or_error(sent, errors)
+
+    async def _asend_batch(
+        self, queue: str, batch: Sequence[Outgoing], sent: dict[int, tuple[str, bool]], errors: list[Exception]
+    ) -> None:
+        if queue not in self._registered:
+            await self._clients.of_loop.run(self._register(queue), self._settings.retry_for)
+            self._registered.add(queue)
+        client = self._clients.of_loop_for(self._base(queue), batch[0].confirmation)
+        try:
+            answers = await client.run(self._enqueue(queue, batch), self._settings.retry_for)
+        except NotDurable as error:
+            raise _undurable(error, batch, sent) from error.__cause__
+        self._collect(batch, answers, sent, errors)
 
     async def aclose(self) -> None:
         """Forget the running loop's outbox."""

@@ -7,8 +7,9 @@ import sys
 import threading
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -27,6 +28,8 @@ from penstock import (
     TaskNotFound,
 )
 from penstock.events import Sent
+from penstock.streams import keys
+from penstock.streams.produce import BATCH_TASKS
 from tests.integration.support import Seen, calls_of, entries
 from tests.servers import Server
 
@@ -166,6 +169,54 @@ def test_a_bulk_that_is_refused_in_part_says_what_was_sent(make_app: MakeApp) ->
         nothing.bulk([(i,) for i in range(5)])
     assert len(caught.value.sent) == 3
     assert all(app.handle(id).state() is State.QUEUED for id in caught.value.sent)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("how", ["bulk", "abulk"])
+async def test_a_call_that_cannot_be_made_leaves_those_before_it_sent(
+    app: App, raw: redis.Redis, namespace: str, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """`abulk` makes the next batch while the server works on the one before."""
+
+    @app.task
+    def nothing(n: int) -> None: ...
+
+    def calls() -> Iterator[tuple[Any]]:
+        yield from ((i,) for i in range(2 * BATCH_TASKS))
+        yield ("no number",)
+
+    send: Any = nothing.abulk if how == "abulk" else partial(asyncio.to_thread, nothing.bulk)
+    with pytest.raises(InvalidArguments):
+        await send(calls())
+    found: Any = raw.xrange(keys.stream(keys.base(namespace, "default"), "default"))
+    sent = [app.handle(f"default:{fields[b'k'].decode()}") for _, fields in found]
+    assert len(sent) == 2 * BATCH_TASKS and not caplog.records
+
+
+@pytest.mark.anyio
+async def test_the_batches_of_a_bulk_stay_in_order(app: App, raw: redis.Redis, namespace: str) -> None:
+    @app.task
+    async def nothing(n: int) -> None: ...
+
+    handles = await nothing.abulk([(i,) for i in range(5 * BATCH_TASKS)])
+    found: Any = raw.xrange(keys.stream(keys.base(namespace, "default"), "default"))
+    assert [f"default:{fields[b'k'].decode()}" for _, fields in found] == [handle.id for handle in handles]
+
+
+@pytest.mark.anyio
+async def test_a_bulk_that_is_cancelled_leaves_nothing_running(app: App) -> None:
+    @app.task
+    async def nothing(n: int) -> None: ...
+
+    await nothing.adelay(0)
+    before = asyncio.all_tasks()
+    sending = asyncio.create_task(nothing.abulk([(i,) for i in range(20 * BATCH_TASKS)]))
+    await asyncio.sleep(0)
+    sending.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sending
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
 
 
 @pytest.mark.anyio
