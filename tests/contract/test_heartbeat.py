@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from penstock.streams import consume, keys, produce
+from penstock.streams import consume, inspect, keys, produce
 from tests.contract.helpers import Queue
 
 
@@ -70,3 +70,18 @@ def test_what_is_no_queue_is_none(q: Queue) -> None:
     beat(q, "w1", queues=("a",))
     q.raw.sadd(keys.queues(q.namespace), b"\xff", "a b", "x" * 101, "{a}", "")
     assert q.run(produce.queue_names(q.namespace)) == ["a"]
+
+
+def test_all_workers_are_told_however_many_there_are(q: Queue) -> None:
+    """They are asked for in pages of a thousand."""
+    names = [f"w{i:04d}" for i in range(2_100)]
+    q.raw.zadd(keys.workers(q.namespace), {name: 1000.0 + i for i, name in enumerate(names)})
+    for name in (names[0], names[999], names[1000], names[-1]):
+        q.raw.set(keys.worker(q.namespace, name), name, ex=60)
+    heard = q.run(inspect.workers(q.namespace))
+    assert [each.consumer for each in heard] == names
+    assert {each.consumer: each.about for each in heard if each.about} == {
+        name: name.encode() for name in (names[0], names[999], names[1000], names[-1])
+    }
+    q.raw.delete(keys.workers(q.namespace))
+    assert q.run(inspect.workers(q.namespace)) == []
