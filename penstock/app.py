@@ -118,7 +118,11 @@ class App(TaskSet):
         return found
 
     def load(self) -> None:
-        """Import the modules given as `imports`."""
+        """Import the modules given as `imports`, and what the first call would import (redis-py).
+
+        For a server that forks its workers, or whose first request should not wait for it.
+        """
+        self._clients.load()
         for module in self._imports:
             importlib.import_module(module)
 
@@ -271,6 +275,7 @@ class App(TaskSet):
         await self._clients.aclose()
 
     def __enter__(self) -> Self:
+        self._clients.load()
         return self
 
     def __exit__(
@@ -279,6 +284,7 @@ class App(TaskSet):
         self.close()
 
     async def __aenter__(self) -> Self:
+        self._clients.load()
         return self
 
     async def __aexit__(

@@ -22,9 +22,10 @@ from penstock.streams.reader import Reader
 
 log = logging.getLogger("penstock.worker")
 
-#: Seconds for which a queue that was empty is taken for empty while others keep the worker busy. With nothing to do a
-#: worker waits for all of its queues at once, so this delays a task only where other queues have work.
-EMPTY_FOR = 0.05
+#: Seconds, for each queue and at most, for which one that was empty is taken for empty while others keep the worker
+#: busy: about what it takes to ask them all. With nothing to do a worker waits for all of its queues at once, so this
+#: delays a task only where other queues have work.
+EMPTY_FOR, EMPTY_FOR_MOST = 0.0005, 0.05
 #: Seconds for which a read blocks: all that an idle fetcher costs the server is one command in that time.
 BLOCK = 5.0
 
@@ -32,7 +33,7 @@ BLOCK = 5.0
 class Fetcher:
     """Fetches from all queues of a worker."""
 
-    def __init__(self, state: WorkerState, intake: Intake, empty_for: float = EMPTY_FOR) -> None:
+    def __init__(self, state: WorkerState, intake: Intake, *, looks: bool = False) -> None:
         self._state = state
         self._intake = intake
         settings = state.settings
@@ -49,7 +50,9 @@ class Fetcher:
         #: Queues that were empty when they were last asked or waited for, and until when (monotonic) to rely on it: a
         #: thousand queues must not cost a thousand round trips for each task.
         self._empty: set[str] = set()
-        self._empty_for, self._empty_until = empty_for, 0.0
+        self._empty_until = 0.0
+        #: 0: it always asks all, so that `idle` is true when it says so.
+        self._empty_for = 0.0 if looks else min(EMPTY_FOR_MOST, EMPTY_FOR * len(state.queues))
         #: True while a fetch has found nothing and nothing has come since.
         self.idle = False
         self._bell = Bell()
@@ -110,7 +113,12 @@ class Fetcher:
     def look_again(self, base: str) -> None:
         """A queue was resumed: read from it at once."""
         self._state.look_again(base)
+        self.may_hold(base)
         self._unblock()
+
+    def may_hold(self, base: str) -> None:
+        """Something has come into this queue, as far as we know."""
+        self._empty.discard(base)
 
     async def stop(self) -> None:
         """Read nothing more; returns when what a read under way has brought is accepted."""

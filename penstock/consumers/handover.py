@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from contextlib import suppress
 
 from penstock.consumers.attempt import Attempt
 
@@ -56,9 +57,13 @@ class Handover:
             self.start()
             try:
                 await turn
-            except asyncio.CancelledError:  # the worker is torn down
-                if turn in self._idle:
-                    self._idle.remove(turn)
+            except asyncio.CancelledError:
+                if turn.cancelled():
+                    with suppress(ValueError):  # `_wake` may have thrown it away
+                        self._idle.remove(turn)
+                else:  # it had been woken, and others rely on that
+                    self._woken -= 1
+                    self.start()
                 raise
             self._woken -= 1
             self._until = time.monotonic() + TURN
@@ -66,6 +71,10 @@ class Handover:
                 return self._attempts.popleft()
 
     def _wake(self, most: int) -> None:
-        for _ in range(min(most, len(self._attempts), len(self._idle))):
-            self._woken += 1
-            self._idle.popleft().set_result(None)
+        most = min(most, len(self._attempts))
+        while most > 0 and self._idle:
+            turn = self._idle.popleft()
+            if not turn.done():  # one that was cancelled is there until its runner finds out
+                self._woken += 1
+                most -= 1
+                turn.set_result(None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
 
 from penstock.consumers.duty import Bell, jittered
 from penstock.consumers.state import LEAVE_OUT, QUEUE_FAULTS, WorkerState
@@ -23,8 +24,10 @@ BACKSTOP = 10.0
 class Promoter:
     """Sleeps until the next task is due. By a timer of its own: BLOCK timeouts fire up to 100 ms late."""
 
-    def __init__(self, state: WorkerState) -> None:
+    def __init__(self, state: WorkerState, on_moved: Callable[[str], object]) -> None:
         self._state = state
+        #: Told the queue into whose streams something was moved.
+        self._on_moved = on_moved
         self.bell = Bell()
         #: base -> monotonic time of the next look.
         self._look_at = dict.fromkeys(state.queues, 0.0)
@@ -35,7 +38,9 @@ class Promoter:
         """A task that is due earlier than all others, in `after` seconds, was parked here (or may have been)."""
         if after > 0:
             self._holds.add(base)
-        self._look_at[base] = min(self._look_at[base], time.monotonic() + max(0.0, after))
+        # The time is as old as this loop is late. What is far away is asked for once more shortly before, and exactly.
+        lead = min(1.0, after / 10) if after > 2 else 0.0
+        self._look_at[base] = min(self._look_at[base], time.monotonic() + max(0.0, after - lead))
         self.bell.ring()
 
     async def once(self) -> float | None:
@@ -66,5 +71,6 @@ class Promoter:
             self._state.entry_stuck(self._state.queues[base], f"a parked task cannot be promoted: {answer.problem}")
             return 1.0
         if answer.moved:
+            self._on_moved(base)
             self._state.observers.emit(Promoted(queue=self._state.queues[base], count=answer.moved))
         return jittered(BACKSTOP) if answer.next is None else min(BACKSTOP, answer.next + 0.001)

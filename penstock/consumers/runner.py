@@ -68,7 +68,13 @@ class Runner:
         me = asyncio.current_task()
         assert me is not None
         while True:
-            await self.once(await self._handover.next())
+            try:
+                attempt = await self._handover.next()
+            except asyncio.CancelledError:  # by what a task has left behind, which has ended by now
+                if _worker_is_torn_down():
+                    raise
+            else:
+                await self.once(attempt)
             if me.cancelling():
                 await _take_back_cancellations(me)
 
@@ -81,10 +87,12 @@ class Runner:
             log.exception("%s: its end could not be told from its error", attempt.delivery.id)
             outcome = Failed(describe(error))
         finally:
-            # The slot first: the fetch that fills it then reaches the server before what there is to settle does.
-            self._state.slots.give(attempt.kind)
-            # Also when the worker itself is being torn down: then the task goes back.
-            self.end(attempt, outcome)
+            try:
+                # The slot first: the fetch that fills it then reaches the server before what there is to settle does.
+                self._state.slots.give(attempt.kind)
+            finally:
+                # Also when the worker itself is being torn down: then the task goes back.
+                self.end(attempt, outcome)
 
     def end(self, attempt: Attempt, outcome: Outcome | None) -> None:
         """Hand the outcome over, unless the worker has given the attempt up before; None: drop it."""

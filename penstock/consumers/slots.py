@@ -80,5 +80,5 @@ class Slots:
     def unsettled(self, change: int) -> None:
         """`change` more results (or fewer) wait to be stored. Bounded: then no more work is read."""
         self._unsettled_free -= change
-        if change < 0 and self._unsettled_free <= self._most:  # else it was no bound
+        if change < 0 and self._unsettled_free + change < self._most:  # else it was no bound
             self.on_freed()

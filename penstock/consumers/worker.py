@@ -18,7 +18,7 @@ import msgspec
 from penstock.consumers.attempt import Attempt, Stop
 from penstock.consumers.control import Control
 from penstock.consumers.duty import every
-from penstock.consumers.fetcher import EMPTY_FOR, Fetcher
+from penstock.consumers.fetcher import Fetcher
 from penstock.consumers.fitness import check_fitness
 from penstock.consumers.heartbeat import Heartbeat
 from penstock.consumers.intake import Intake
@@ -126,11 +126,10 @@ class Worker:
         settler = Settler(state, Teller(self._observers).settled)
         intake = Intake(state, settler)
         invoker.on_wait = intake.handover.start_others
-        # A burst ends when all queues are empty: it has to look.
-        fetcher = Fetcher(state, intake, 0.0 if self._options.burst else EMPTY_FOR)
+        fetcher = Fetcher(state, intake, looks=bool(self._options.burst))  # a burst ends when all queues are empty
         leases = Leases(state, self._lifeline.beat)
         runner = Runner(state, intake, settler, invoker, leases.limit, self._be_replaced)
-        promoter = Promoter(state)
+        promoter = Promoter(state, fetcher.may_hold)
         reclaimer = Reclaimer(state, intake, fetcher)
         heartbeat = Heartbeat(state)
         watch = Watch(state, self._options, fetcher, settler, self.stop, self._be_replaced)

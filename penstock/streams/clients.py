@@ -33,11 +33,17 @@ class Clients:
     @property
     def sync(self) -> SyncClient:
         """For any thread; also after a fork."""
-        if self._sync is None:
+        sync = self._sync
+        if sync is None:
             from penstock.streams.client import SyncClient
 
-            self._sync = SyncClient(self._connector)
-        return self._sync
+            made = SyncClient(self._connector)
+            sync = self._sync = self._sync or made  # another thread may have been first, during the import
+        return sync
+
+    def load(self) -> None:
+        """Import now what the first call would."""
+        self._connector.load()
 
     def _new_async(self) -> AsyncClient:
         from penstock.streams.client import AsyncClient

@@ -6,7 +6,7 @@ declares tasks and sends none (yet) does without it.
 
 from __future__ import annotations
 
-from functools import cached_property
+import importlib
 from typing import TYPE_CHECKING, Any, Protocol
 
 from penstock.errors import BrokerError
@@ -46,15 +46,23 @@ class Connector:
         self.address = address
         self._settings = settings
         self._target: Target = parse(address)
+        self._made: Connections | None = None
 
     def __repr__(self) -> str:
         return f"Connector({self.display!r})"
 
-    @cached_property
+    @property
     def _connections(self) -> Connections:
-        from penstock.streams.connection import Connections
+        # No `functools.cached_property`: up to Python 3.11 it has a lock, which a fork may leave taken in the child.
+        if self._made is None:
+            from penstock.streams.connection import Connections
 
-        return Connections(self._target, self._settings)
+            self._made = Connections(self._target, self._settings)
+        return self._made
+
+    def load(self) -> None:
+        """Import now what the first client would."""
+        importlib.import_module("penstock.streams.client")
 
     @property
     def display(self) -> str:

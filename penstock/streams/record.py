@@ -135,7 +135,8 @@ class Record:
     def _time(self, field: bytes) -> datetime | None:
         found = number(self._fields.get(field))
         if found is not None and abs(found) < _EARLIEST:  # counted from the time of its entry
-            found += number(self._fields.get(b"e", b"").partition(b"-")[0]) or 0
+            entry = number(self._fields.get(b"e", b"").partition(b"-")[0])
+            found = None if entry is None else entry + found
         return None if found is None else moment(found)
 
     def _text(self, field: bytes) -> str | None:
@@ -158,7 +159,7 @@ def _at(text: bytes | None) -> datetime | None:
     return None if found is None else moment(found)
 
 
-#: A smaller number is no time (1973) but one from the entry's own on: see ``since`` in the scripts' prelude.
+#: A smaller number is no time (1973) but one from the entry's own on: see ``from_entry`` in the scripts' prelude.
 _EARLIEST = 10**11
 _NUMBER = re.compile(rb"-?[0-9]{1,20}")
 _FIRST, _LAST = 0.0, 253_402_214_400_000.0  # 9999-12-31

@@ -138,9 +138,11 @@ class Producer:
                 await asyncio.sleep(0)  # it is written in this turn of the loop
             if under_way is not None:
                 await under_way
-        except Exception:
+        except Exception as error:
             if under_way is not None:  # a call of the next batch cannot be made: this one is sent all the same
-                await asyncio.gather(under_way, return_exceptions=True)
+                (failed,) = await asyncio.gather(under_way, return_exceptions=True)
+                if isinstance(failed, BaseException) and failed is not error:
+                    raise failed from error
             raise
         except BaseException:
             if under_way is not None:

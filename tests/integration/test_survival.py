@@ -85,6 +85,39 @@ async def test_a_retry_filter_that_exits_fails_its_task_only(app: App) -> None:
         assert await (await fine.adelay()).aget(10) == 1
 
 
+@pytest.mark.parametrize("after", [0.0, 0.05])
+async def test_what_a_task_leaves_behind_to_cancel_it_hits_nobody(app: App, seen: Seen, after: float) -> None:
+    """It comes when the task has ended: to a runner that has nothing to do, or is about to begin the next task."""
+    fired = 0
+
+    @app.task
+    async def leaves_a_cancel_behind() -> int:
+        task = asyncio.current_task()
+        assert task is not None
+
+        def late() -> None:
+            nonlocal fired
+            fired += 1
+            task.cancel()
+
+        loop = asyncio.get_running_loop()
+        loop.call_soon(late) if not after else loop.call_later(after, late)
+        return 1
+
+    @app.task
+    async def fine() -> int:
+        await asyncio.sleep(0)
+        return 2
+
+    async with app.running(concurrency=2):
+        for expected in range(1, 6):
+            assert await (await leaves_a_cancel_behind.adelay()).aget(20) == 1
+            await await_until(lambda expected=expected: fired == expected)  # type: ignore[misc]
+            handles = await fine.abulk([()] * 20)
+            assert await asyncio.gather(*[handle.aget(20) for handle in handles]) == [2] * 20
+    assert len(seen.of(Succeeded)) == 5 + 100
+
+
 async def test_a_task_that_cancels_itself_fails_and_its_runner_goes_on(app: App) -> None:
     @app.task
     async def cancels_itself() -> None:

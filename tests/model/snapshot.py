@@ -99,7 +99,7 @@ def _number(record: dict[str, str], name: str) -> int | None:
 
 
 def _time(record: dict[str, str], name: str) -> int | None:
-    """What the scripts' `since` has made of a time."""
+    """What the scripts' `from_entry` has made of a time."""
     found = _number(record, name)
     return found if found is None or abs(found) >= 1e11 else found + int(record["e"].partition("-")[0])
 

@@ -104,3 +104,28 @@ async def test_a_turn_ends(monkeypatch: pytest.MonkeyPatch) -> None:
             between.add(len(log))
             await asyncio.sleep(0)
         assert [task for _, task in log] == [1, 2, 3] and {1, 2} <= between
+
+
+async def test_a_runner_that_was_cancelled_is_not_woken() -> None:
+    handover, log = Handover(), cast(Log, [])
+    async with runners(handover, log, frozenset(), asyncio.Event()):
+        first = handover._idle[0]
+        first.cancel()
+        hand_over(handover, 1, 2)  # before the runner has found out
+        await turns()
+        assert [task for _, task in log] == [1, 2]
+
+
+async def test_a_runner_that_is_cancelled_as_it_is_woken_passes_it_on() -> None:
+    handover = Handover()
+    taken: list[Attempt] = []
+
+    async def take() -> None:
+        taken.append(await handover.next())
+
+    first, second = asyncio.create_task(take()), asyncio.create_task(take())
+    await turns()
+    hand_over(handover, 1)
+    first.cancel()
+    await asyncio.wait_for(second, 10)
+    assert cast(list[int], taken) == [1] and first.cancelled()

@@ -25,7 +25,7 @@ local function admit(priority, entry, key, message, now, me)
   local stream, record = STREAM .. priority, RECORD .. key
   -- Three fields, and the entry is this one: as enqueue has made it. (The others are name and state.)
   if call('HLEN', record) == 3 and call('HGET', record, 'e') == entry and not paused then
-    call('HSET', record, 's', 'r', 'w', me, 'b', since(entry, now))
+    call('HSET', record, 's', 'r', 'w', me, 'b', from_entry(entry, now))
     return 0, 1
   end
   local r = call('HMGET', record, 's', 'e', 'c', 'x', 'b', 'a', 'd', 'w')
@@ -45,7 +45,7 @@ local function admit(priority, entry, key, message, now, me)
     return drop(stream, entry)
   end
   if paused then return put_back(priority, entry, key, message) end
-  call('HSET', record, 's', 'r', 'w', me, 'b', since(entry, now))
+  call('HSET', record, 's', 'r', 'w', me, 'b', from_entry(entry, now))
   if r[7] or deliveries > 0 then call('HSET', record, 'd', deliveries + 1) end
   if not state then call('HSET', record, 'e', entry, 'p', priority) end
   return retries, deliveries + 1

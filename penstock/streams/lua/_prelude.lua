@@ -17,13 +17,13 @@ end
 -- 'b' and 'f' of a record are kept as ms from the time of its entry on, with which the id begins: that takes 2 to 4
 -- bytes, a time takes 10. Where it would be more than 3 years they are kept as they are, and so told apart. As text:
 -- up to Redis 7.0 it takes 0.3 us to print a number of Lua's.
-local function since(entry, now)
+local function from_entry(entry, now)
   local ms = now - (tonumber(entry:match('^%d+')) or 0)
   return string.format('%.0f', math.abs(ms) < 1e11 and ms or now)
 end
 
-local function at(entry, ms)
-  ms = tonumber(ms)
+local function to_time(entry, ms)
+  ms = tonumber(ms) or 0
   return string.format('%.0f', math.abs(ms) < 1e11 and ms + (tonumber(entry:match('^%d+')) or 0) or ms)
 end
 

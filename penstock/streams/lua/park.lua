@@ -58,7 +58,7 @@ local function park(i)
   if kind == 'unknown' or kind == 'unstarted' then
     call('HDEL', record, 'b')
   elseif r[7] then -- it was counted from this entry's time, and there will be another entry
-    call('HSET', record, 'b', at(entry, r[7]))
+    call('HSET', record, 'b', to_time(entry, r[7]))
   end
   if kind ~= 'unknown' then call('HDEL', record, 'g') end
   drop(stream, entry)

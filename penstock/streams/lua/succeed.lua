@@ -33,7 +33,7 @@ local function succeed(i)
     return r[1] == 'o' and r[2] == entry and r[3] == me and 2 or 0
   end
   entries[#entries + 1] = entry
-  store(record, key, waiting, since(entry, now), ARGV[i + 2])
+  store(record, key, waiting, from_entry(entry, now), ARGV[i + 2])
   return 1
 end
 
