@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from penstock import App, ConfigurationError, NotDurable, State, Task
+from penstock import App, ConfigurationError, InvalidArguments, NotDurable, State, Task
 from penstock.streams import keys
 from tests.access import ACCESS
 from tests.conftest import Running, binary
@@ -116,6 +116,21 @@ async def test_a_bulk_names_what_it_does_not_know(any_server: Server, make_app: 
             app.bulk(calls) if send == "sync" else await app.abulk(calls)
         assert caught.value.ids == tuple(f"default:{send}-{n}" for n in range(3))
         assert len(caught.value.sent) == 500 and all(id.startswith("kept:") for id in caught.value.sent)
+    await app.aclose()
+
+
+async def test_a_bad_call_does_not_hide_what_became_of_those_before_it(make_app: MakeApp) -> None:
+    """`abulk` makes the next batch while the one before is under way; both end badly here."""
+    app = make_app(command_timeout=PATIENCE, durability="replicated")  # there is no replica
+    add = adder(app)
+
+    def calls() -> Iterator[tuple[Any]]:
+        yield from ((n,) for n in range(500))
+        yield ("no number",)
+
+    with pytest.raises(NotDurable) as caught:
+        await add.abulk(calls())
+    assert len(caught.value.ids) == 500 and isinstance(caught.value.__cause__, InvalidArguments)
     await app.aclose()
 
 
