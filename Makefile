@@ -56,7 +56,7 @@ chaos: $(VENV)/.dev ## Break every request once, run random histories, kill work
 fuzz: $(VENV)/.dev ## Fuzz all that reads what others may have written into Redis (a minute; FUZZ=3600 for an hour)
 	$(BIN)/python -m tests.fuzz.run --seconds $(FUZZ)
 
-bench: $(VENV)/.runtime ## Measure penstock, with PEERS=all beside nine peers (460 runs); nothing else should run
+bench: $(VENV)/.runtime ## Measure penstock, with PEERS=all beside nine peers (329 runs, 50 minutes); nothing else should run
 	$(BIN)/python -m benchmarks --peers "$(PEERS)" $(BENCH)
 
 growth: $(VENV)/.bench ## Measure CPU per task for 1 to 1,000 queues and 1 to 100 workers (6 runs); nothing else should run
