@@ -22,10 +22,10 @@ from penstock.streams.reader import Reader
 
 log = logging.getLogger("penstock.worker")
 
-#: Seconds, for each queue and at most, for which one that was empty is taken for empty while others keep the worker
-#: busy: about what it takes to ask them all. With nothing to do a worker waits for all of its queues at once, so this
-#: delays a task only where other queues have work.
-EMPTY_FOR, EMPTY_FOR_MOST = 0.0005, 0.05
+#: Seconds, for each queue, for which one that was empty is taken for empty while others keep the worker busy: about
+#: what it takes to ask them all. With nothing to do a worker waits for all of its queues at once, so this delays a task
+#: only where other queues have work. The least is more than from the end of one wait to the beginning of the next.
+EMPTY_FOR, EMPTY_FOR_LEAST, EMPTY_FOR_MOST = 0.0005, 0.005, 0.05
 #: Seconds for which a read blocks: all that an idle fetcher costs the server is one command in that time.
 BLOCK = 5.0
 
@@ -52,7 +52,7 @@ class Fetcher:
         self._empty: set[str] = set()
         self._empty_until = 0.0
         #: 0: it always asks all, so that `idle` is true when it says so.
-        self._empty_for = 0.0 if looks else min(EMPTY_FOR_MOST, EMPTY_FOR * len(state.queues))
+        self._empty_for = 0.0 if looks else min(EMPTY_FOR_MOST, max(EMPTY_FOR_LEAST, EMPTY_FOR * len(state.queues)))
         #: True while a fetch has found nothing and nothing has come since.
         self.idle = False
         self._bell = Bell()
