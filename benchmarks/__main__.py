@@ -17,7 +17,7 @@ from rich.console import Console
 from benchmarks import machine, report
 from benchmarks.environments import Environments, default_folder, known_peers
 from benchmarks.errors import BenchError
-from benchmarks.measuring import Measuring, plan
+from benchmarks.measuring import Measuring, Results, plan
 from benchmarks.progress import Progress, duration
 from benchmarks.scenarios import BARE, SCENARIOS, Extent, Scenario
 from benchmarks.servers import find_server
@@ -63,8 +63,7 @@ def _bench(options: argparse.Namespace, console: Console) -> int:
         finally:
             results = measuring.results
             if results.found:
-                text = report.markdown(results, peers, about_machine, quick=options.quick)
-                _write(options, text, report.as_json(results, peers, about_machine))
+                _write(options, results, peers, about_machine)
     return 1 if any(not results.get(each.name, "penstock") for each in options.scenarios) else 0
 
 
@@ -91,11 +90,14 @@ def _peers(options: argparse.Namespace, progress: Progress) -> tuple[list[Peer],
     return found, left_out
 
 
-def _write(options: argparse.Namespace, text: str, data: dict[str, object]) -> None:
-    encoded = json.dumps(data, indent=1)
+def _write(options: argparse.Namespace, results: Results, peers: list[Peer], about_machine: dict[str, str]) -> None:
+    # The figures first: they have taken an hour, and nothing that is made of them may lose them.
+    encoded = json.dumps(report.as_json(results, peers, about_machine), indent=1)
+    if options.report:
+        options.report.with_suffix(".json").write_text(encoded + "\n", "utf-8")
+    text = report.markdown(results, peers, about_machine, quick=options.quick)
     if options.report:
         options.report.write_text(text, "utf-8")
-        options.report.with_suffix(".json").write_text(encoded + "\n", "utf-8")
     print(encoded if options.json else text)
 
 

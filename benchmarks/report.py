@@ -106,10 +106,10 @@ def markdown(results: Results, peers: Sequence[Peer], machine: Mapping[str, str]
     )
     parts.append(_about(peers))
     for title, columns in SECTIONS.items():
-        if table := _section(results, peers, columns):
-            parts += [f"## {title}", table]
-    if table := _payloads(results):
-        parts += ["## Payloads", table]
+        if section := _section(results, peers, columns):
+            parts += [f"## {title}", section]
+    if payloads := _payloads(results):
+        parts += ["## Payloads", payloads]
     if lines := [] if quick else aims(results, peers):
         said = {True: "yes", False: "**no**", None: "–"}
         rows = [[line.what, line.text, line.aim, said[line.reached]] for line in lines]
