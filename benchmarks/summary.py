@@ -62,7 +62,7 @@ def _cell(
     if not medians:
         return "–"
     best = max(medians, key=lambda median: median[figures[0]]) if len(scenarios) > 1 else medians[0]
-    return " / ".join(f"{best[figure]:,.{digits}f}" for figure in figures)
+    return " / ".join(f"{max(0.0, best[figure]):,.{digits}f}" for figure in figures)
 
 
 def read(path: Path = LATEST) -> dict[str, Any]:
