@@ -6,6 +6,7 @@ What only a worker needs is imported when one is asked for: a producer's start i
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import sys
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -106,8 +107,6 @@ class App(TaskSet):
 
         Without packages: the one in whose module this app was made.
         """
-        import pkgutil  # it is large, and few need it
-
         found = []
         for package in packages or (self._home(),):
             root = importlib.import_module(package)
@@ -118,10 +117,7 @@ class App(TaskSet):
         return found
 
     def load(self) -> None:
-        """Import the modules given as `imports`, and what the first call would import (redis-py).
-
-        For a server that forks its workers, or whose first request should not wait for it.
-        """
+        """Import the modules given as `imports`, and (before a fork, or a first request) what the first call would."""
         self._clients.load()
         for module in self._imports:
             importlib.import_module(module)

@@ -6,7 +6,6 @@ declares tasks and sends none (yet) does without it.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any, Protocol
 
 from penstock.errors import BrokerError
@@ -62,7 +61,7 @@ class Connector:
 
     def load(self) -> None:
         """Import now what the first client would."""
-        importlib.import_module("penstock.streams.client")
+        from penstock.streams import client  # noqa: F401 - it loads the rest
 
     @property
     def display(self) -> str:

@@ -147,6 +147,7 @@ class Producer:
         except BaseException:
             if under_way is not None:
                 under_way.cancel()
+                await asyncio.gather(under_way, return_exceptions=True)
             raise
         return _all_or_error(sent, errors)
 

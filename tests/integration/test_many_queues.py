@@ -27,7 +27,6 @@ async def test_a_lone_task_is_not_paid_for_by_all_queues(app: App, server: Serve
 
     async with app.running(QUEUES):
         assert await (await work.options(queue=QUEUES[0]).adelay()) == 1
-        await asyncio.sleep(0)
         with monitored(server.port, raw) as monitor:
             for queue in QUEUES:
                 assert await (await work.options(queue=queue).adelay()) == 1

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import redis
+from anyio.lowlevel import checkpoint
 
 from penstock import (
     App,
@@ -210,11 +211,11 @@ async def test_a_bulk_that_is_cancelled_leaves_nothing_running(app: App) -> None
     await nothing.adelay(0)
     before = asyncio.all_tasks()
     sending = asyncio.create_task(nothing.abulk([(i,) for i in range(20 * BATCH_TASKS)]))
-    await asyncio.sleep(0)
+    await checkpoint()
     sending.cancel()
     with pytest.raises(asyncio.CancelledError):
         await sending
-    await asyncio.sleep(0)
+    await checkpoint()
     assert asyncio.all_tasks() == before
 
 

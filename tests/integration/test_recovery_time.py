@@ -15,7 +15,7 @@ import redis
 from penstock import App, TaskCancelled
 from penstock.consumers import duty, promoter, settler
 from penstock.events import BrokerDown, BrokerUp, Cancelled, Late, Lost, Promoted, Reclaimed, Started, Succeeded
-from penstock.streams import client, consume, keys, listener
+from penstock.streams import client, consume, keys
 from penstock.streams.client import AsyncClient
 from tests.integration.conftest import MakeApp
 from tests.integration.support import Seen, calls_of
@@ -35,7 +35,7 @@ class Pauses:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.made: list[list[float]] = []
-        for module in (duty, client, listener):
+        for module in (duty, client):  # the listener takes it from there
             monkeypatch.setattr(module, "pauses", self._record)
 
     def _record(self, *args: float) -> Iterator[float]:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import cast
 
 import pytest
+from anyio.lowlevel import checkpoint
 
 from penstock.consumers import handover as module
 from penstock.consumers.attempt import Attempt
@@ -48,7 +49,7 @@ async def runners(handover: Handover, log: Log, waits: frozenset[int], release: 
 
 async def turns(count: int = 5) -> None:
     for _ in range(count):
-        await asyncio.sleep(0)
+        await checkpoint()
 
 
 def hand_over(handover: Handover, *tasks: int) -> None:
@@ -102,7 +103,7 @@ async def test_a_turn_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         hand_over(handover, 1, 2, 3)
         while len(log) < 3:
             between.add(len(log))
-            await asyncio.sleep(0)
+            await checkpoint()
         assert [task for _, task in log] == [1, 2, 3] and {1, 2} <= between
 
 
