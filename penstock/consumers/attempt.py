@@ -29,6 +29,7 @@ class Attempt:
 
     __slots__ = (
         "coro", "deadline", "delivery", "ended", "interrupt", "kind", "message", "started", "stop", "task",
+        "waited",
     )  # fmt: skip
 
     def __init__(
@@ -42,6 +43,8 @@ class Attempt:
         #: Monotonic times, s.
         self.started = time.monotonic()
         self.ended = 0.0
+        #: Microseconds from ready to start.
+        self.waited = 0
         #: When its time limit is over, monotonic; None: no limit.
         self.deadline: float | None = None
         self.stop: Stop | None = None

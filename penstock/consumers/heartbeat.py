@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import socket
 import time
+from importlib.metadata import version
 from typing import Annotated
 
 import msgspec
 
+from penstock.consumers.resources import memory_used
 from penstock.consumers.state import WorkerState
 from penstock.errors import BrokerError
 from penstock.streams import consume, inspect
@@ -36,9 +39,23 @@ class WorkerInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     pid: int
     started_at: Annotated[float, msgspec.Meta(ge=0, lt=1e10)]
     queues: tuple[str, ...]
+    #: Deliveries that it has in its hands.
     running: int = 0
+    #: Attempts that have ended.
     done: int = 0
     lease: Annotated[float, msgspec.Meta(ge=0, lt=1e10)] = 0.0
+    #: Of each of `queues`, as in `Slots.occupancy`; and in all.
+    slots: tuple[int, ...] = ()
+    busy: tuple[int, ...] = ()
+    all_slots: int = 0
+    all_busy: int = 0
+    #: Resident bytes.
+    rss: int = 0
+    #: Greatest lag of the event loop since the last heartbeat, and for how long it was blocked in all.
+    lag: float = 0.0
+    blocked: float = 0.0
+    version: str = ""
+    python: str = ""
 
 
 def read_about(about: bytes) -> WorkerInfo | None:
@@ -59,6 +76,7 @@ class Heartbeat:
         self._state = state
         self._started_at = time.time()
         self._host = socket.gethostname()
+        self._version = version("penstock")
         self._learn_at = 0.0
         #: When all who live can have been heard of again. During an outage heartbeats run out.
         self._complete_at = 0.0
@@ -67,16 +85,7 @@ class Heartbeat:
     async def once(self) -> float | None:
         """One heartbeat; a worker that others have forgotten is logged."""
         state = self._state
-        about = WorkerInfo(
-            consumer=state.consumer,
-            host=self._host,
-            pid=os.getpid(),
-            started_at=self._started_at,
-            queues=tuple(state.queues.values()),
-            running=len(state.in_flight),
-            done=state.done,
-            lease=state.settings.lease,
-        )
+        about = self._about()
         call = consume.heartbeat(
             state.settings.namespace, state.consumer, msgspec.msgpack.encode(about), GONE_AFTER, about.queues
         )
@@ -94,6 +103,31 @@ class Heartbeat:
             await self._learn_leases()
             self._learn_at = time.monotonic() + LEARN_INTERVAL
         return INTERVAL
+
+    def _about(self) -> WorkerInfo:
+        state = self._state
+        queues = tuple(state.queues.values())
+        slots, busy = zip(*map(state.slots.occupancy, queues), strict=True) if queues else ((), ())
+        all_slots, all_busy = state.slots.occupancy()
+        return WorkerInfo(
+            consumer=state.consumer,
+            host=self._host,
+            pid=os.getpid(),
+            started_at=self._started_at,
+            queues=queues,
+            running=len(state.in_flight),
+            done=state.done,
+            lease=state.settings.lease,
+            slots=slots,
+            busy=busy,
+            all_slots=all_slots,
+            all_busy=all_busy,
+            rss=memory_used(),
+            lag=round(state.pulse.take_lag(), 6),
+            blocked=round(state.pulse.blocked, 3),
+            version=self._version,
+            python=platform.python_version(),
+        )
 
     async def _retire_gone(self) -> None:
         """Delete the consumers of processes that have died: those have left nobody who would."""

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable
 
 from penstock.consumers.attempt import Attempt, Stop
-from penstock.consumers.state import WorkerState
+from penstock.consumers.state import BLOCKED_AFTER, WorkerState
 from penstock.errors import BrokerError
 from penstock.events import LoopBlocked, Lost
 from penstock.streams import consume
@@ -26,8 +26,6 @@ log = logging.getLogger("penstock.worker")
 
 #: Seconds past its time limit after which an attempt counts as wedged.
 WEDGED_AFTER = 5.0
-#: Seconds after which a loop that does not turn is reported, and again after twice as long.
-BLOCKED_AFTER = 1.0
 
 
 class Leases:
@@ -45,7 +43,7 @@ class Leases:
         self._patience = state.settings.connect_timeout + state.settings.command_timeout + self._tick
         self._stopping = threading.Event()
         self._client = SyncClient(state.connector)
-        self._turned_at = time.monotonic()
+        #: A block is reported after this long, and again after twice as long.
         self._reported = BLOCKED_AFTER
         self._wedged: set[int] = set()
         self._failed = False
@@ -127,6 +125,7 @@ class Leases:
             return
         d = attempt.delivery
         log.warning("%s: the lease was lost; the attempt is being stopped", d.id)
+        self._state.tally.lost(d.base)
         self._state.observers.emit(Lost(id=d.id, name=attempt.name, queue=d.queue, priority=d.priority))
         attempt.request_stop(Stop.LOST)
 
@@ -158,13 +157,10 @@ class Leases:
         return deadline + WEDGED_AFTER + self._patience
 
     def _ping(self) -> None:
-        self._on_loop(self._pong)
-
-    def _pong(self) -> None:
-        self._turned_at = time.monotonic()
+        self._on_loop(self._state.pulse.beat, time.monotonic())
 
     def _watch_loop(self) -> None:
-        blocked = time.monotonic() - self._turned_at - self._tick
+        blocked = time.monotonic() - self._state.pulse.turned_at - self._tick
         if blocked < BLOCKED_AFTER:
             self._reported = BLOCKED_AFTER
         elif blocked >= self._reported:

@@ -72,5 +72,6 @@ class Promoter:
             return 1.0
         if answer.moved:
             self._on_moved(base)
+            self._state.tally.promoted(base, answer.late)
             self._state.observers.emit(Promoted(queue=self._state.queues[base], count=answer.moved))
         return jittered(BACKSTOP) if answer.next is None else min(BACKSTOP, answer.next + 0.001)

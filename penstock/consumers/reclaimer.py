@@ -132,5 +132,6 @@ class Reclaimer:
         state.tell_paused(base, answer.batch.paused)
         if answer.batch.read:
             log.warning("took over %d entries of %s from workers that stopped renewing", answer.batch.read, queue)
+            state.tally.redelivered(base, answer.batch.read)
             state.observers.emit(Reclaimed(queue=queue, count=answer.batch.read))
         return answer.cursor

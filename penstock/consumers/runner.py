@@ -146,6 +146,7 @@ class Runner:
         if limits.timeout is not None and attempt.kind != "process":  # a child's limit begins when it is ready
             attempt.deadline = attempt.started + limits.timeout
             self._on_limit(attempt.deadline)
+        self._state.tally.started(attempt)
         if self._state.observers:
             self._tell_started(attempt, context)
         if attempt.kind == "process":

@@ -13,6 +13,7 @@ class Slots:
     entry is read that could not start."""
 
     def __init__(self, sizes: Mapping[str, int], queue_kinds: Mapping[str, frozenset[str]], unsettled: int) -> None:
+        self._sizes = dict(sizes)
         self._free = dict(sizes)
         self._kinds = {queue: tuple(kinds) or KINDS for queue, kinds in queue_kinds.items()}
         self._unsettled_free = unsettled
@@ -36,6 +37,15 @@ class Slots:
         """How many entries of `queue` may be taken over now: also those for which a slot is kept."""
         free = min(self._free[kind] - self._asked[kind] for kind in self._kinds[queue])
         return max(0, min(free, self._unsettled_free))
+
+    def occupancy(self, queue: str | None = None) -> tuple[int, int]:
+        """Slots in all, and those that are taken; for a queue: of the kind of its tasks that is fullest, by tasks of
+        any queue. Nothing more of the queue is read when all of that kind are taken."""
+        taken = {kind: size - self._free[kind] for kind, size in self._sizes.items()}
+        if queue is None:
+            return sum(self._sizes.values()), sum(taken.values())
+        fullest = max(self._kinds[queue], key=lambda kind: (taken[kind] / self._sizes[kind], self._sizes[kind]))
+        return self._sizes[fullest], taken[fullest]
 
     @contextmanager
     def asking(self, queue: str, count: int) -> Iterator[None]:

@@ -11,6 +11,7 @@ from contextlib import suppress
 from penstock.consumers.attempt import InFlight
 from penstock.consumers.duty import Link
 from penstock.consumers.slots import Slots
+from penstock.consumers.tally import Tally
 from penstock.errors import BrokerError, PermissionDenied, WrongKeyType
 from penstock.events import EntryStuck, Observers, QueueLeftOut
 from penstock.settings import Settings
@@ -23,8 +24,35 @@ log = logging.getLogger("penstock.worker")
 
 #: What concerns one queue only, unlike an outage.
 QUEUE_FAULTS = (WrongKeyType, PermissionDenied)
+#: Seconds after which a loop that does not turn counts as blocked.
+BLOCKED_AFTER = 1.0
 #: Seconds for which such a queue is left out.
 LEAVE_OUT = 5.0
+
+
+class Pulse:
+    """How late the event loop is. Beaten by the lease thread's pings, in the loop; times in seconds."""
+
+    def __init__(self) -> None:
+        #: When the loop turned last, monotonic.
+        self.turned_at = time.monotonic()
+        #: For how long it did not turn for more than `BLOCKED_AFTER` at a stretch, in all.
+        self.blocked = 0.0
+        self._lag = 0.0
+
+    def beat(self, asked_at: float) -> None:
+        """The loop turns; it was asked to at `asked_at`, monotonic."""
+        now = time.monotonic()
+        stood_still = now - max(asked_at, self.turned_at)  # while it does not turn, more than one ask for it
+        self._lag = max(self._lag, now - asked_at)
+        if stood_still > BLOCKED_AFTER:
+            self.blocked += stood_still
+        self.turned_at = now
+
+    def take_lag(self) -> float:
+        """The greatest lag since this was asked last."""
+        lag, self._lag = self._lag, 0.0
+        return lag
 
 
 class WorkerState:
@@ -51,6 +79,8 @@ class WorkerState:
         self.queues = {keys.base(settings.namespace, queue): queue for queue in queues}
         self.slots = slots
         self.in_flight = InFlight()
+        self.tally = Tally(self.client, consumer)
+        self.pulse = Pulse()
         self.observers = observers
         self.link = Link(observers, self._takes_writes, brief=settings.lease / 3)  # renewals come every third
         #: Held while entries change hands other than by a fetch, so that a reclaim and a search for

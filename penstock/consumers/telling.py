@@ -1,9 +1,10 @@
-"""Turns what became of an attempt into an event."""
+"""Counts what became of an attempt, and turns it into an event for observers."""
 
 from __future__ import annotations
 
 from penstock.consumers.attempt import Attempt
 from penstock.consumers.outcome import Cancelled, Failed, Outcome, Released, Retrying, Snoozed, Succeeded, Unknown
+from penstock.consumers.tally import Tally
 from penstock.events import Cancelled as CancelledEvent
 from penstock.events import Event, Late, Observers, Retried, TaskEvent
 from penstock.events import Failed as FailedEvent
@@ -17,11 +18,13 @@ from penstock.streams.settle import Settled
 class Teller:
     """Tells observers how attempts were settled, after Redis has answered."""
 
-    def __init__(self, observers: Observers) -> None:
+    def __init__(self, observers: Observers, tally: Tally) -> None:
         self._observers = observers
+        self._tally = tally
 
     def settled(self, attempt: Attempt, outcome: Outcome, answer: Settled) -> None:
         """Called by the settler for each attempt."""
+        self._tally.settled(attempt, outcome, answer)
         if self._observers:
             self._observers.emit(event_of(attempt, outcome, answer))
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Callable
 from typing import Protocol
 
 from penstock.consumers.fetcher import Fetcher
+from penstock.consumers.resources import memory_used
 from penstock.consumers.settler import Settler
 from penstock.consumers.state import WorkerState
 from penstock.streams import consume
@@ -63,6 +62,7 @@ class Watch:
             return False
         for base in state.queues.keys() - state.paused:
             answer = await state.client.run(consume.promote(base, 100))
+            state.tally.promoted(base, answer.late)
             if answer.moved or (answer.next is not None and self._options.burst == "all"):
                 return False
             if self._options.burst == "all":
@@ -70,13 +70,3 @@ class Watch:
                 if busy:
                     return False
         return self._fetcher.idle  # something may have come while we asked
-
-
-def memory_used() -> int:
-    """Resident bytes of this process. Where /proc is missing: the most there ever were."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
-    except OSError:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024

@@ -29,6 +29,7 @@ from penstock.consumers.outcome import Released
 from penstock.consumers.processes import ProcessPool
 from penstock.consumers.promoter import Promoter
 from penstock.consumers.reclaimer import Reclaimer
+from penstock.consumers.resources import available_cores
 from penstock.consumers.runner import Runner
 from penstock.consumers.settler import Settler
 from penstock.consumers.slots import Slots
@@ -123,7 +124,7 @@ class Worker:
         log.info("stopped")
 
     async def _work(self, state: WorkerState, runners: int, invoker: Invoker) -> None:
-        settler = Settler(state, Teller(self._observers).settled)
+        settler = Settler(state, Teller(self._observers, state.tally).settled)
         intake = Intake(state, settler)
         invoker.on_wait = intake.handover.start_others
         fetcher = Fetcher(state, intake, looks=bool(self._options.burst))  # a burst ends when all queues are empty
@@ -143,6 +144,7 @@ class Worker:
                     duties.start_soon(runner.run)
                 duties.start_soon(every, settler.once, link, settler.bell)
                 duties.start_soon(every, heartbeat.once, link)
+                duties.start_soon(every, state.tally.once, link)
                 duties.start_soon(every, Control(state, promoter, fetcher, reclaimer).once, link)
                 duties.start_soon(every, promoter.once, link, promoter.bell)
                 duties.start_soon(every, reclaimer.once, link, reclaimer.bell)
@@ -163,6 +165,8 @@ class Worker:
                 await fetcher.aclose()
 
         await asyncio.to_thread(leases.stop)
+        with suppress(BrokerError):
+            await state.tally.finish()
         with suppress(BrokerError):
             await heartbeat.end()
 
@@ -243,14 +247,3 @@ def slot_sizes(settings: Settings) -> dict[str, int]:
         "thread": settings.threads or min(32, cores + 4),
         "process": settings.processes or cores,
     }
-
-
-def available_cores() -> int:
-    """Cores that this process may use: its affinity, and the cgroup's quota (v2 ``cpu.max``)."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        with open("/sys/fs/cgroup/cpu.max") as file:
-            quota, period = file.read().split()
-        return max(1, min(cores, -(-int(quota) // int(period))))
-    except (OSError, ValueError):  # no cgroup v2, or "max"
-        return cores

@@ -62,6 +62,32 @@ class SyncClient(_Client):
         except FAULTS as fault:
             return self._again(call, fault, retry_for)
 
+    def run_all(self, calls: Sequence[Call[T]]) -> list[T | BrokerError]:
+        """Several calls in one round trip (on Cluster: one after the other); each has its reply or its error."""
+        if self._connector.is_cluster:
+            return [self._or_error(call) for call in calls]
+        try:
+            replies = self._wire.execute_commands([call.by_sha() for call in calls])
+        except FAULTS as fault:
+            return [self._error(fault)] * len(calls)
+        return [self._reply(call, reply) for call, reply in zip(calls, replies, strict=True)]
+
+    def _reply(self, call: Call[T], reply: Any) -> T | BrokerError:
+        if isinstance(reply, NoScriptError):
+            return self._or_error(call)
+        if isinstance(reply, Exception):
+            return self._error(reply)
+        try:
+            return call.read(reply)
+        except FAULTS as fault:
+            return self._error(fault)
+
+    def _or_error(self, call: Call[T]) -> T | BrokerError:
+        try:
+            return self.run(call)
+        except BrokerError as error:
+            return error
+
     def _send(self, call: Call[T]) -> Any:
         try:
             return self._wire.execute_command(*call.by_sha())

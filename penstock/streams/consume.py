@@ -36,6 +36,8 @@ class Delivery(msgspec.Struct, eq=False, gc=False):
     message: bytes
     retries: int
     deliveries: int
+    #: Server time since which the task is on its way, ms: sent, or due if it was scheduled.
+    since: int
     #: What tells it from all others of a worker: entries of two streams may have the same id.
     place: tuple[str, str, str]
 
@@ -146,15 +148,18 @@ class Promoted(msgspec.Struct, frozen=True):
     moved: int
     next: float | None
     problem: str
+    #: For each that was moved, how long after it was due, s.
+    late: tuple[float, ...] = ()
 
 
 def promote(base: str, limit: int) -> Call[Promoted]:
     """Move up to `limit` parked tasks that are due into their streams."""
 
     def read(r: list[object]) -> Promoted:
-        moved, wait, problem = r
+        moved, wait, problem, late = r
         assert isinstance(wait, int)
-        return Promoted(moved, None if wait < 0 else wait / 1000, failed(problem) or "")  # type: ignore[arg-type]
+        seconds = tuple(ms / 1000 for ms in late)  # type: ignore[attr-defined]
+        return Promoted(moved, None if wait < 0 else wait / 1000, failed(problem) or "", seconds)  # type: ignore[arg-type]
 
     return Call(_PROMOTE, keys.routed(base), (limit,), read)
 
@@ -190,10 +195,13 @@ def retire(base: str, idle: float, consumers: Sequence[str] = (), living: Sequen
     return Call(_RETIRE, keys.routed(base), (ms(idle), *named), int)
 
 
-def heartbeat(namespace: str, consumer: str, about: bytes, ttl: float, queues: Sequence[str]) -> Call[list[str]]:
-    """Say that a worker lives; names of those that have not said so for `ttl` seconds."""
-    names = (keys.workers(namespace), keys.worker(namespace, consumer), keys.queues(namespace))
-    args: list[Arg] = [consumer, about, ms(ttl), *queues]
+def heartbeat(
+    namespace: str, consumer: str, about: bytes, ttl: float, queues: Sequence[str], memory: float = 600.0
+) -> Call[list[str]]:
+    """Say that a worker lives; names of those that have not said so for `ttl` seconds: they are gone, and forgotten
+    after `memory` seconds."""
+    names = (keys.workers(namespace), keys.worker(namespace, consumer), keys.queues(namespace), keys.gone(namespace))
+    args: list[Arg] = [consumer, about, ms(ttl), ms(memory), *queues]
     return Call(_HEARTBEAT, names, args, lambda r: [name.decode(errors="replace") for name in r])
 
 
@@ -201,6 +209,7 @@ def forget_worker(namespace: str, consumer: str) -> list[Call[int]]:
     """Remove a worker's heartbeat, at its orderly end."""
     return [
         command("ZREM", keys.workers(namespace), consumer, read=int),
+        command("ZREM", keys.gone(namespace), consumer, read=int),
         command("DEL", keys.worker(namespace, consumer), read=int),
     ]
 
@@ -208,13 +217,13 @@ def forget_worker(namespace: str, consumer: str) -> list[Call[int]]:
 def _batch(base: str, queue: str, reply: list[object]) -> Batch:
     now, read, flat, problem = reply[:4]
     assert isinstance(now, int) and isinstance(flat, list)
-    deliveries = [delivery(base, queue, now, flat[i : i + 6]) for i in range(0, len(flat), 6)]
+    deliveries = [delivery(base, queue, now, flat[i : i + 7]) for i in range(0, len(flat), 7)]
     return Batch(max(0, read), deliveries, problem.decode(errors="replace"), read == -1)  # type: ignore[attr-defined,call-overload]
 
 
 def delivery(base: str, queue: str, now: int, fields: Sequence[Any]) -> Delivery:
-    """One from the six fields that a script's reply has for it."""
-    priority, entry, key, message, retries, deliveries = fields
+    """One from the seven fields that a script's reply has for it."""
+    priority, entry, key, message, retries, deliveries, since = fields
     name, id = _PRIORITY_NAMES[priority], entry.decode()
     text, place = key.decode(errors="replace"), (base, name, id)
-    return Delivery(base, queue, now, name, id, text, key, message, retries, deliveries, place)
+    return Delivery(base, queue, now, name, id, text, key, message, retries, deliveries, since, place)

@@ -6,12 +6,14 @@ from collections import defaultdict
 
 import msgspec
 
-from penstock.streams import keys
+from penstock.settings import PRIORITIES
+from penstock.streams import keys, measures
 from penstock.streams.calls import Call, command, ms
+from penstock.streams.measures import Measured
 from penstock.streams.record import number
 from penstock.streams.scripts import load
 
-_INSPECT, _WORKERS, _STUCK = load("inspect"), load("workers"), load("stuck")
+_INSPECT, _WORKERS, _FLEET, _STUCK = load("inspect"), load("workers"), load("fleet"), load("stuck")
 
 
 class Lane(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +24,15 @@ class Lane(msgspec.Struct, frozen=True, kw_only=True):
     running: int
     #: Seconds that the oldest ready entry has waited; None: none is ready.
     oldest: float | None
+    #: Seconds since the oldest of those that were handed out was added; None: there is none.
+    oldest_running: float | None = None
+    #: Handed out, and not renewed for longer than a lease: how many, up to 1000.
+    overdue: int = 0
+    #: Handed out more than once: how many of the 100 oldest.
+    again: int = 0
+    consumers: int = 0
+    #: Entries that were ever added; None: the server does not count them (Redis 6.2).
+    added: int | None = None
 
 
 class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +50,10 @@ class QueueStats(msgspec.Struct, frozen=True, kw_only=True):
     paused: float | None
     #: outcome -> task name -> how many, since the queue began.
     counters: dict[str, dict[str, int]]
+    #: Of those that are scheduled, how many are due.
+    due: int = 0
+    #: What workers have measured, since the queue began.
+    measures: tuple[Measured, ...] = ()
 
     @property
     def ready(self) -> int:
@@ -80,31 +95,50 @@ class Heard(msgspec.Struct, frozen=True):
     about: bytes
 
 
-def queue_stats(base: str, queue: str) -> Call[QueueStats]:
-    """What a queue holds: one round trip, O(1) however much that is."""
+def queue_stats(base: str, queue: str, lease: float = 15.0) -> Call[QueueStats]:
+    """What a queue holds: one round trip, O(1) however much waits there. `lease` (s): of its workers."""
 
     def read(reply: list[object]) -> QueueStats:
-        now, parked, due, dead, counters, paused, *lanes = reply
-        assert isinstance(now, int) and isinstance(parked, int) and isinstance(dead, int)
+        packed, counters, found = reply
+        now, parked, first, due, dead, paused, *lanes = _decode_numbers(packed)  # type: ignore[arg-type]
         return QueueStats(
             queue=queue,
-            lanes=tuple(_lane(now, lanes[i : i + 4]) for i in range(0, len(lanes), 4)),
+            lanes=tuple(_lane(now, name, lanes[8 * i : 8 * i + 8]) for i, name in enumerate(PRIORITIES)),
             scheduled=parked,
-            due_in=(float(due) - now) / 1000 if due else None,  # type: ignore[arg-type]
+            due_in=None if first == _NONE else (first - now) / 1000,
+            due=due,
             dead=dead,
-            paused=(now - (number(paused) or now)) / 1000 if paused else None,  # type: ignore[arg-type]
+            paused=None if paused == _NONE else (now - paused) / 1000,
             counters=_counters(counters),  # type: ignore[arg-type]
+            measures=tuple(measures.read(found)),  # type: ignore[arg-type]
         )
 
-    return Call(_INSPECT, keys.routed(base), (), read)
+    return Call(_INSPECT, keys.routed(base), (ms(lease),), read)
 
 
-def _lane(now: int, fields: list[object]) -> Lane:
-    priority, length, pending, oldest = fields
-    assert isinstance(priority, bytes) and isinstance(oldest, bytes)
-    assert isinstance(length, int) and isinstance(pending, int)
-    age = (now - int(oldest.partition(b"-")[0])) / 1000 if oldest else None
-    return Lane(priority=priority.decode(), ready=max(0, length - pending), running=pending, oldest=age)
+#: What a script says where there is nothing.
+_NONE = -1
+_decode_numbers = msgspec.msgpack.Decoder(list[int]).decode
+
+
+def _lane(now: int, priority: str, numbers: list[int]) -> Lane:
+    length, pending, ready_since, running_since, overdue, again, consumers, added = numbers
+    return Lane(
+        priority=priority,
+        ready=max(0, length - pending),
+        running=pending,
+        oldest=_age(now, ready_since),
+        oldest_running=_age(now, running_since),
+        overdue=overdue,
+        again=again,
+        consumers=consumers,
+        added=None if added == _NONE else added,
+    )
+
+
+def _age(now: int, since: int) -> float | None:
+    """Never negative: the server's clock may have been set back since."""
+    return None if since == _NONE else max(0, now - since) / 1000
 
 
 def _counters(flat: list[bytes]) -> dict[str, dict[str, int]]:
@@ -128,6 +162,54 @@ def workers(namespace: str) -> Call[list[Heard]]:
         ]
 
     return Call(_WORKERS, keys.routed(keys.workers(namespace)), (keys.worker(namespace, ""),), read)
+
+
+class Worker(msgspec.Struct, frozen=True, array_like=True):
+    """A worker as the exporter shows it; see ``fleet.lua``. Times in seconds since the epoch."""
+
+    consumer: str
+    heard_ms: float
+    host: str
+    pid: int
+    started_at: float
+    slots: int
+    busy: int
+    rss: int
+    lag: float
+    blocked: float
+    version: str
+    python: str
+    lease: float
+
+
+class Served(msgspec.Struct, frozen=True, array_like=True):
+    """What the living workers say of one queue together."""
+
+    queue: str
+    workers: int
+    slots: int
+    busy: int
+
+
+class Fleet(msgspec.Struct, frozen=True, array_like=True):
+    """All workers: those that live, and those that are gone and not yet forgotten."""
+
+    now_ms: float
+    workers: tuple[Worker, ...]
+    queues: tuple[Served, ...]
+
+    def age(self, worker: Worker) -> float:
+        """Seconds since its last heartbeat."""
+        return max(0.0, self.now_ms - worker.heard_ms) / 1000
+
+
+def fleet(namespace: str, living: float) -> Call[Fleet]:
+    """All workers; they live while their last heartbeat is no older than `living` seconds."""
+    names = (keys.workers(namespace), keys.gone(namespace))
+    return Call(_FLEET, names, (keys.worker(namespace, ""), ms(living)), _decode_fleet)
+
+
+_decode_fleet = msgspec.msgpack.Decoder(Fleet, strict=False).decode
 
 
 def stuck(base: str, idle: float) -> Call[list[Stuck]]:

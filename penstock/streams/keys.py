@@ -62,6 +62,16 @@ def counters(base: str) -> str:
     return f"{base}:m"
 
 
+def measures(base: str) -> str:
+    """Hash: ``<measure>`` or ``<measure>|<task name>`` -> sums of all workers (msgpack). Lives with the queue."""
+    return f"{base}:h"
+
+
+def measured(base: str, consumer: str) -> str:
+    """String: number of the last measures that a worker has added, so that none is added twice. TTL: an hour."""
+    return f"{base}:f:{consumer}"
+
+
 def paused(base: str) -> str:
     """String: since when (ms) the queue is paused. Until it is resumed."""
     return f"{base}:paused"
@@ -83,14 +93,19 @@ def queues(namespace: str) -> str:
 
 
 def workers(namespace: str) -> str:
-    """Sorted set: consumer names by last heartbeat in ms; dead ones are removed by their peers."""
+    """Sorted set: consumer names by last heartbeat in ms; dead ones are moved to ``:gone`` by their peers."""
     return f"{{{namespace}}}:workers"
 
 
+def gone(namespace: str) -> str:
+    """Sorted set: workers that were not heard of, by last heartbeat in ms; removed after a while."""
+    return f"{{{namespace}}}:gone"
+
+
 def worker(namespace: str, consumer: str) -> str:
-    """String (msgpack): what a worker says of itself. TTL: a few heartbeats."""
+    """String (msgpack): what a worker says of itself. TTL: ten minutes."""
     return f"{{{namespace}}}:w:{consumer}"
 
 
 #: Suffixes of keys that may live without a TTL while nothing is queued (for the tests' leak check).
-PERMANENT = (":s:high", ":s:default", ":s:low", ":z", ":dead", ":m", ":paused", ":queues", ":workers")
+PERMANENT = (":s:high", ":s:default", ":s:low", ":z", ":dead", ":m", ":h", ":paused", ":queues", ":workers", ":gone")

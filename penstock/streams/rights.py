@@ -50,13 +50,14 @@ WORKER = Role(
     (_QUEUES, _LISTENERS),
 )  # fmt: skip
 
-#: Looks: `queues`, `workers`, `info`, `result`, `dead list` and `doctor`. It can change nothing but by a script
-#: of its own.
+#: Looks: `exporter`, `metrics`, `queues`, `workers`, `info`, `result`, `dead list` and `doctor`. It can change nothing
+#: but by a script of its own.
 INSPECTOR = Role(
     "inspector",
     (
         *_ALL, "acl|dryrun", "acl|whoami", "command|info", "config|get", "get", "hget", "hgetall", "info", "mget",
-        "smembers", "time", "xinfo|groups", "xlen", "xpending", "xrange", "zcard", "zrange", "zrevrange", "zscore",
+        "smembers", "time", "xinfo|groups", "xinfo|stream", "xlen", "xpending", "xrange", "zcard", "zcount", "zrange",
+        "zrevrange", "zscore",
     ),
     (_QUEUES, _NAMESPACE),
 )  # fmt: skip
@@ -117,6 +118,7 @@ _TRY = {
     "xgroup|delconsumer": "{s} w x",
     "xinfo|consumers": "{s} w",
     "xinfo|groups": "{s}",
+    "xinfo|stream": "{s}",
     "xlen": "{s}",
     "xpending": "{s} w",
     "xrange": "{s} - +",
@@ -124,6 +126,7 @@ _TRY = {
     "xreadgroup": "GROUP w x STREAMS {s} >",
     "zadd": "{z} 1 x",
     "zcard": "{dead}",
+    "zcount": "{z} 0 0",
     "zrange": "{z} 0 0",
     "zrangebyscore": "{z} 0 0",
     "zrem": "{z} x",

@@ -54,6 +54,12 @@ class Address(msgspec.Struct, frozen=True):
         return safe_url(self.url)
 
     @property
+    def place(self) -> str:
+        """Host and port, or the path: what tells one server from another, without user, password and options."""
+        _, _, rest = self.display.partition("://")
+        return rest.partition("?")[0].rpartition("@")[2].removesuffix("/0")
+
+    @property
     def is_embedded(self) -> bool:
         return self.url.startswith("embedded:")
 

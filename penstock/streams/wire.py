@@ -12,7 +12,7 @@ import asyncio
 import os
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -38,19 +38,27 @@ class Wire:
 
     def execute_command(self, *args: Any) -> Any:
         """The reply, or an exception of redis-py."""
+        return self._run(self._on, args)
+
+    def execute_commands(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """The reply to each, or the error that the server has answered, in one round trip."""
+        replies: list[Any] = self._run(self._all_on, commands)
+        return replies
+
+    def _run(self, on: Callable[[Any, Any], Any], what: Any) -> Any:
         if self._pid != os.getpid():
             self._reset()  # the parent's sockets stay the parent's; the pool forgets them, too
         with self._free:
             try:
                 connection = self._idle.pop()
             except IndexError:
-                return self._on(self._pool.get_connection(), args)
+                return on(self._pool.get_connection(), what)
             try:
-                return self._on(connection, args)
+                return on(connection, what)
             except TimeoutError:
                 raise
             except ConnectionError:
-                return self._on(self._pool.get_connection(), args)
+                return on(self._pool.get_connection(), what)
 
     def _on(self, connection: Any, args: tuple[Any, ...]) -> Any:
         try:
@@ -67,6 +75,24 @@ class Wire:
             raise
         self._idle.append(connection)
         return reply
+
+    def _all_on(self, connection: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        replies: list[Any] = []
+        try:
+            connection.send_packed_command(_packed(commands))
+            for _ in commands:
+                try:
+                    replies.append(connection.read_response())
+                except ResponseError as error:
+                    replies.append(error)
+        except BaseException:
+            self._drop(connection)
+            raise
+        if any(isinstance(reply, ReadOnlyError) for reply in replies):
+            self._drop(connection)
+        else:
+            self._idle.append(connection)
+        return replies
 
     def _drop(self, connection: Any) -> None:
         with suppress(RedisError, OSError):

@@ -19,7 +19,7 @@ def test_what_a_worker_says_is_kept_for_a_while(q: Queue) -> None:
     before = q.now()
     assert beat(q, "w1", b"\x81\xff", queues=("a", "b")) == []
     assert q.raw.get(keys.worker(q.namespace, "w1")) == b"\x81\xff"
-    assert 10 < q.ttl(keys.worker(q.namespace, "w1")) <= 20
+    assert 590 < q.ttl(keys.worker(q.namespace, "w1")) <= 600  # longer than it lives: that it died must be seen
     assert before <= q.raw.zscore(keys.workers(q.namespace), "w1") <= q.now()  # type: ignore[operator]
     assert q.run(produce.queue_names(q.namespace)) == ["a", "b"]
 
@@ -50,10 +50,9 @@ def test_those_that_were_not_heard_of_are_forgotten_and_named_once(q: Queue) -> 
 def test_an_orderly_end(q: Queue) -> None:
     beat(q, "w1")
     beat(q, "w2")
-    for call in consume.forget_worker(q.namespace, "w1"):
-        assert q.run(call) == 1
+    assert [q.run(call) for call in consume.forget_worker(q.namespace, "w1")] == [1, 0, 1]
     assert alive(q) == ["w2"] and not q.raw.exists(keys.worker(q.namespace, "w1"))
-    assert [q.run(call) for call in consume.forget_worker(q.namespace, "w1")] == [0, 0]
+    assert [q.run(call) for call in consume.forget_worker(q.namespace, "w1")] == [0, 0, 0]
 
 
 def test_names_that_somebody_else_has_written_do_not_stop_it(q: Queue) -> None:

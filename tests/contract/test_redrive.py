@@ -35,6 +35,7 @@ def test_it_begins_anew(q: Queue) -> None:
     record = q.record("k")
     assert int(record.pop("t")) == sent_at
     assert record.pop("j")  # by which a resent call is known
+    assert entry.startswith(record.pop("i") + "-")  # since when it is on its way once more
     assert record == {"n": NAME, "s": "q", "p": "high", "e": entry}
     assert q.ttl(q.record_key("k")) == -1 and q.dead() == []
     assert not q.raw.exists(keys.parked_message(q.base, "k"), keys.result(q.base, "k"))

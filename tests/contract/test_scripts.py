@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from penstock.errors import BrokerError, WrongKeyType
-from penstock.streams import consume, inspect, produce, settle
+from penstock.streams import consume, inspect, measures, produce, settle
 from penstock.streams.calls import Call
 from penstock.streams.client import AsyncClient
 from penstock.streams.connector import Connector
@@ -23,7 +23,7 @@ NAMES = sorted(path.stem for path in (PACKAGE / "streams" / "lua").glob("[!_]*.l
 def calls(q: Queue) -> dict[str, Call[Any]]:
     """One call of each script. On an empty queue each changes next to nothing."""
     base, name = q.base, q.name
-    gone = delivery(base, name, 1, (b"default", b"1-1", b"gone", b"", 0, 1))
+    gone = delivery(base, name, 1, (b"default", b"1-1", b"gone", b"", 0, 1, 0))
     made = [
         produce.enqueue(base, [Envelope("k", NAME, "default", MESSAGE, "+60000")]),
         produce.read_record(base, "q:none", "none"),
@@ -40,6 +40,8 @@ def calls(q: Queue) -> dict[str, Call[Any]]:
         inspect.queue_stats(base, name),
         inspect.stuck(base, 1),
         inspect.workers(q.namespace),
+        inspect.fleet(q.namespace, 20),
+        measures.add(base, "a", 1, {"t": [1]}),
         consume.heartbeat(q.namespace, "a", b"", 1, [name]),
         settle.succeed(base, "a", 1, [(gone, NAME, 1, b"")]),
         settle.park(base, "a", 1, 1, [(gone, NAME, 1, "retried", "")]),

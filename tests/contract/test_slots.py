@@ -19,7 +19,7 @@ from tests.contract.helpers import MESSAGE, NAME, Queue
 from tests.contract.test_scripts import NAMES, calls
 
 #: Of one namespace and not of one queue; each touches keys of the namespace's own slot.
-OF_NAMESPACE = {"heartbeat", "workers"}
+OF_NAMESPACE = {"fleet", "heartbeat", "workers"}
 
 
 class Touched:

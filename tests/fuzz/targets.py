@@ -73,7 +73,7 @@ def message(data: bytes) -> None:
     """An entry's field ``m``: decoded, looked at, run into its end, as a worker does."""
     with contextlib.suppress(*UNDECODABLE):
         decode_message(data)
-    delivery = consume.delivery(BASE, QUEUE, NOW, (b"default", b"1-1", b"key", data, 0, 1))
+    delivery = consume.delivery(BASE, QUEUE, NOW, (b"default", b"1-1", b"key", data, 0, 1, 0))
     found, error = first_look(delivery)
     if found is None:
         shown(str(error))
@@ -259,8 +259,16 @@ def _deliveries(feed: Feed) -> None:
     flat: list[bytes | int] = []
     for _ in feed.count(3):
         entry = b"%d-%d" % (feed.number() & (2**64 - 1), feed.number() & (2**64 - 1))
-        flat += [feed.pick(PRIORITIES).encode(), entry, feed.chunk(), feed.chunk(), feed.number(), feed.number()]
-    head = [NOW, len(flat) // 6, flat, feed.chunk()]
+        flat += [
+            feed.pick(PRIORITIES).encode(),
+            entry,
+            feed.chunk(),
+            feed.chunk(),
+            feed.number(),
+            feed.number(),
+            feed.number(),
+        ]
+    head = [NOW, len(flat) // 7, flat, feed.chunk()]
     batch = consume.fetch(BASE, QUEUE, "w", 1, [], 1.0).read(head)
     consume.admit(BASE, QUEUE, "w", [], 1.0).read(head)
     sweep = consume.Sweep("high", 1.0, "0-0", 1, 1)
@@ -275,7 +283,9 @@ def _deliveries(feed: Feed) -> None:
 
 
 def _promoted(feed: Feed) -> None:
-    consume.promote(BASE, 1).read([feed.number(), feed.number(), feed.pick((b"", b"!" + feed.chunk()))])
+    consume.promote(BASE, 1).read(
+        [feed.number(), feed.number(), feed.pick((b"", b"!" + feed.chunk())), [feed.number() for _ in feed.count(3)]]
+    )
     consume.next_due(BASE).read(feed.pick(([], [feed.chunk(), feed.score()], [(feed.chunk(), float(feed.score()))])))
 
 
@@ -318,12 +328,9 @@ def looked_at(data: bytes) -> None:
     """Queues, workers and stuck entries, as ``penstock queues``, ``workers`` and ``doctor`` show them."""
     feed = Feed(data)
     counters = [each for _ in feed.count(4) for each in (feed.chunk(), feed.chunk())]
-    due, paused = feed.pick((b"", feed.score())), feed.pick((b"", feed.chunk()))
-    reply: list[Any] = [NOW, feed.number(), due, feed.number(), counters, paused]
-    for priority in PRIORITIES:
-        oldest = feed.pick((b"", b"%d-0" % (feed.number() & (2**64 - 1))))
-        reply += [priority.encode(), feed.number(), feed.number(), oldest]
-    stats = inspect.queue_stats(BASE, QUEUE).read(reply)
+    found = [each for _ in feed.count(4) for each in (feed.chunk(), feed.chunk())]
+    numbers = [NOW, *(feed.number() % 10**15 - 1 for _ in range(5 + 8 * len(PRIORITIES)))]
+    stats = inspect.queue_stats(BASE, QUEUE).read([msgspec.msgpack.encode(numbers), counters, found])
     printed_table([queues._row(stats, ("succeeded", *stats.counters))])
     printed_table([[*stats.counters, "x"]], [*stats.counters, "x"])
     printed_json(queues._as_json(stats))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 
@@ -26,6 +27,7 @@ from penstock.events import (
     WorkerStarted,
     WorkerStopped,
 )
+from penstock.streams import keys
 from tests.integration.support import Seen, WorkerProcess, calls_of, entries, pending, share
 from tests.servers import Server, await_until
 
@@ -366,14 +368,22 @@ async def test_drain_gives_up_after_its_timeout(app: App) -> None:
     assert await handle.astate() is State.SCHEDULED
 
 
-async def test_an_idle_worker_asks_for_little(app: App, seen: Seen, raw: redis.Redis, own_server: Server) -> None:
+async def test_an_idle_worker_asks_for_little(
+    app: App, seen: Seen, raw: redis.Redis, namespace: str, own_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.consumers.tally.INTERVAL", 0.05)
+
+    def measured() -> int:
+        packed: Any = raw.hget(keys.measures(keys.base(namespace, "default")), "e")
+        return sum(msgspec.msgpack.decode(packed)[1:]) if packed else 0
+
     @app.task
     async def work() -> None: ...
 
     async with app.running():
         await (await work.adelay())
         await work.options(delay=1).adelay()
-        await seen.arrive(Succeeded, 2)  # what came with the start is over
+        await await_until(lambda: measured() == 2)  # what came with the start is over
         before, since = raw.info("stats")["total_commands_processed"], time.monotonic()
         await asyncio.to_thread(raw.blpop, ["nothing"], timeout=6)  # a clock
         used, seconds = raw.info("stats")["total_commands_processed"] - before, time.monotonic() - since

@@ -12,7 +12,7 @@ import redis
 
 from penstock.errors import BrokerError
 from penstock.settings import Settings
-from penstock.streams import consume, inspect, keys, produce, settle
+from penstock.streams import consume, inspect, keys, measures, produce, settle
 from penstock.streams.calls import Call
 from penstock.streams.client import AsyncClient, SyncClient
 from penstock.streams.connector import Connector
@@ -121,6 +121,7 @@ async def works(part: Part) -> None:
         consume.heartbeat(q.namespace, me, b"", 10.0, [q.name]),
         inspect.workers(q.namespace),
         *consume.forget_worker(q.namespace, me),
+        measures.add(base, me, 1, {"t": [1]}),
     )
     q.raw.zadd(keys.workers(q.namespace), {"gone": 1})
     await part.run(consume.heartbeat(q.namespace, me, b"", 10.0, [q.name]))
@@ -140,6 +141,7 @@ async def inspects(part: Part) -> None:
         inspect.queue_stats(base, q.name),
         inspect.stuck(base, 0.0),
         inspect.workers(q.namespace),
+        inspect.fleet(q.namespace, 20.0),
         produce.read_record(base, "q:k", "k"),
         produce.dead_letters(base, 10),
         inspect.died_at(base, "k"),

@@ -3,7 +3,7 @@
 -- (KEYS[2] is unused: two keys make Cluster refuse a script while the slot is on its way, see `keys.routed`.)
 local call, base = redis.call, KEYS[1]
 local RECORD, PARKED, RESULT, STREAM = base .. ':t:', base .. ':p:', base .. ':r:', base .. ':s:'
-local DUE, DEAD, COUNTERS, PAUSED = base .. ':z', base .. ':dead', base .. ':m', base .. ':paused'
+local DUE, DEAD, PAUSED, COUNTERS, MEASURES = base .. ':z', base .. ':dead', base .. ':paused', base .. ':m', base .. ':h'
 local FINISHED = { o = true, f = true, c = true, e = true }
 
 -- The server's clock is the only one: workers' and producers' clocks may differ. In whole ms, rounded down, and

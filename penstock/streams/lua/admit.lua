@@ -2,7 +2,7 @@
 -- KEYS  1 base
 -- ARGV  1 consumer, 2 TTL in ms of records that end here, then pairs: priority, entry
 -- reply {now, entries seen (without those put back, as the queue is paused),
---        [priority, entry, key, message, retries, deliveries] flat, problem or ''}
+--        [priority, entry, key, message, retries, deliveries, since] flat, problem or ''}
 -- include: prelude
 local TTL = ARGV[2]
 -- include: finish

@@ -5,7 +5,7 @@
 -- A stream that cannot be read (its key holds another type) does not keep the others, whose entries are
 -- delivered by then: the error comes when there is nothing else to answer.
 -- reply {now, entries read (-1: the queue is paused),
---        [priority, entry, key, message, retries, deliveries] flat, problem or ''}
+--        [priority, entry, key, message, retries, deliveries, since] flat, problem or ''}
 -- include: prelude
 local TTL = ARGV[3]
 -- include: finish

@@ -3,7 +3,7 @@
 -- KEYS  1 base
 -- ARGV  1 consumer, 2 TTL in ms, 3 priority, 4 most entries to return, then the entries in flight here
 -- reply {now, entries found (-1: the queue is paused),
---        [priority, entry, key, message, retries, deliveries] flat, problem or ''}
+--        [priority, entry, key, message, retries, deliveries, since] flat, problem or ''}
 -- include: prelude
 local TTL = ARGV[2]
 -- include: finish
@@ -19,9 +19,9 @@ local function adopt(entry)
   local e = call('XRANGE', stream, entry, entry)[1]
   if not e then return call('XACK', stream, 'w', entry) end
   local key, message = parse(e[2])
-  local deliveries, retries = started(key, entry, me)
+  local deliveries, retries, since = started(key, entry, me)
   if retries then -- by a fetch whose reply was lost: hand it out, and count it once
-    hand_out(out, priority, entry, key, message, retries, deliveries)
+    hand_out(out, priority, entry, key, message, retries, deliveries, since)
   elseif deliveries >= 2 then -- a suspect that a reclaim holds back; its turn comes there
     return
   else -- read, but never admitted

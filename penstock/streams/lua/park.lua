@@ -23,7 +23,7 @@ end
 local function park(i)
   local priority, entry, key, name, message = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local delay, kind, stream, record = tonumber(ARGV[i + 5]), ARGV[i + 6], STREAM .. priority, RECORD .. key
-  local r = call('HMGET', record, 's', 'e', 'w', 'c', 'd', 'z', 'b')
+  local r = call('HMGET', record, 's', 'e', 'w', 'c', 'd', 'z', 'b', 'u')
   if not owns(me, stream, entry) then
     if r[1] == 'c' and r[2] == entry and r[3] == me then return 4 end
     return r[6] == entry and r[3] == me and 2 or 0
@@ -38,6 +38,7 @@ local function park(i)
     delay = wait_unknown(record, delay)
     if not delay then return 3 end
   end
+  if r[8] and not r[6] then call('HSETNX', record, 'i', r[8]) end -- since then it was ready: 'u' will be another time
   if delay > 0 then
     local due = soon + math.ceil(delay)
     local head = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')

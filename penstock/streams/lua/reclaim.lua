@@ -8,7 +8,7 @@
 -- KEYS  1 base
 -- ARGV  1 consumer, 2 TTL in ms, 3 priority, 4 lease in ms, 5 cursor, 6 most entries, 7 suspects (0 or 1),
 --       8 delivered entries up to which all are passed over in one step
--- reply {now, entries taken (-1: paused), [priority, entry, key, message, retries, deliveries] flat, problem or '', next cursor, held}
+-- reply {now, entries taken (-1: paused), [priority, entry, key, message, retries, deliveries, since] flat, problem or '', next cursor, held}
 -- include: prelude
 local TTL = ARGV[2]
 -- include: finish
@@ -22,9 +22,9 @@ local function take_over(entry)
   local e = call('XRANGE', stream, entry, entry)[1]
   if not e then return call('XACK', stream, 'w', entry) end
   local key, message = parse(e[2])
-  local deliveries, retries = started(key, entry, me)
+  local deliveries, retries, since = started(key, entry, me)
   if retries then
-    hand_out(out, priority, entry, key, message, retries, deliveries)
+    hand_out(out, priority, entry, key, message, retries, deliveries, since)
   elseif deliveries >= 2 and suspects < 1 then
     call('XCLAIM', stream, 'w', me, 0, entry, 'IDLE', lease, 'JUSTID')
     held = held + 1

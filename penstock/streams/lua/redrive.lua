@@ -19,7 +19,7 @@ local function redrive(key)
   if message then
     local entry = call('XADD', STREAM .. (r[2] or 'default'), '*', 'k', key, 'm', message)
     call('HSETNX', record, 't', (r[3] or entry):match('^%d+'))
-    call('HSET', record, 's', 'q', 'e', entry, 'j', token)
+    call('HSET', record, 's', 'q', 'e', entry, 'j', token, 'i', entry:match('^%d+'))
     call('HDEL', record, 'a', 'd', 'f', 'b', 'w', 'c', 'x', 'y', 'g', 'v', 'z')
     call('PERSIST', record)
     call('DEL', PARKED .. key, RESULT .. key)

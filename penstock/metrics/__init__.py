@@ -1,0 +1,1 @@
+"""What is seen from outside: the metrics of a namespace, for Prometheus."""
