@@ -112,7 +112,20 @@ _WEIGHTS = ("weight_high", "weight_default", "weight_low")
 _TYPES = get_type_hints(Settings)
 ENV_PREFIX = "PENSTOCK_"
 #: Variables of the same prefix that are not settings: connection, command line, supervisor.
-ENV_OTHERS = frozenset({"URL", "APP", "QUEUES", "WORKERS", "LOG_LEVEL", "LOG_FORMAT", "MAX_TASKS", "MAX_RSS"})
+ENV_OTHERS = frozenset(
+    {
+        "URL",
+        "APP",
+        "QUEUES",
+        "WORKERS",
+        "LOG_LEVEL",
+        "LOG_FORMAT",
+        "MAX_TASKS",
+        "MAX_RSS",
+        "METRICS_PORT",
+        "METRICS_HOST",
+    }
+)
 
 
 def load_settings(given: Mapping[str, Any], env: Mapping[str, str] | None = None) -> Settings:

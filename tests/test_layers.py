@@ -28,10 +28,11 @@ STRANGERS = {frozenset({"consumers", "metrics"})}
 WALLS = {"redis": "streams", "hiredis": "streams", "prometheus_client": "metrics", "click": "cli", "rich": "cli"}
 
 
-#: Who may load what lazily, so that a producer is imported in no time: the composition root the worker; and these
-#: what speaks to Redis by redis-py, which takes longer to import than all else together.
+#: Who may load what lazily, so that a producer is imported in no time: the composition root the worker; a worker, by
+#: an option that few need, its metrics; and these what speaks to Redis by redis-py, which takes longer to import than all else together.
 LAZY = {
     "penstock.app": "consumers",
+    "penstock.cli.worker": "metrics",
     "penstock.streams.calls": "streams",
     "penstock.streams.clients": "streams",
     "penstock.streams.connector": "streams",

@@ -25,6 +25,9 @@ from penstock.tasks.deadletters import DeadLetters
 from penstock.tasks.results import Results
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+_JSON = click.option("--json", is_flag=True, expose_value=False, callback=output.choose, help="Print JSON.")
 
 
 class Broker(AbstractContextManager["Broker"]):
@@ -74,7 +77,7 @@ def with_broker(function: Callable[..., None]) -> Callable[..., None]:
             function(broker, **rest)
 
     for option in (
-        click.option("--json", is_flag=True, expose_value=False, callback=output.choose, help="Print JSON."),
+        _JSON,
         click.option("--namespace", metavar="NAME", help="Default: the app's, PENSTOCK_NAMESPACE, or penstock."),
         click.option(
             "--url", metavar="URL", help="The server. Default: the app's, PENSTOCK_URL, REDIS_URL, or localhost."
@@ -85,11 +88,36 @@ def with_broker(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def server_options(function: F) -> F:
+    """Options ``--url`` and ``--namespace`` of commands that load no code, whatever PENSTOCK_APP says."""
+    for option in (
+        click.option("--namespace", metavar="NAME", help="Default: PENSTOCK_NAMESPACE, or penstock."),
+        click.option("--url", metavar="URL", help="The server. Default: PENSTOCK_URL, REDIS_URL, ..., or localhost."),
+    ):
+        function = option(function)
+    return function
+
+
+def with_server(function: Callable[..., None]) -> Callable[..., None]:
+    """As `with_broker`, without ``-A``: for commands that must not load the user's code."""
+
+    @wraps(function)
+    def command(*, url: str | None, namespace: str | None, **rest: Any) -> None:
+        with _of_server(url, namespace) as broker:
+            function(broker, **rest)
+
+    return server_options(_JSON(command))
+
+
 def _connect(ctx: click.Context, url: str | None, namespace: str | None) -> Broker:
-    given = {} if namespace is None else {"namespace": namespace}
     name = apps.app_name_or_none(ctx)
     if name is None or url is not None:
-        settings = load_settings(given)
-        return Broker(Connector(resolve_url(url), settings), settings)
+        return _of_server(url, namespace)
     app = apps.find_app(name)
+    given = {} if namespace is None else {"namespace": namespace}
     return Broker(app.connector, load_settings({**msgspec.structs.asdict(app.settings), **given}, {}))
+
+
+def _of_server(url: str | None, namespace: str | None) -> Broker:
+    settings = load_settings({} if namespace is None else {"namespace": namespace})
+    return Broker(Connector(resolve_url(url), settings), settings)

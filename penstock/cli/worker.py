@@ -53,6 +53,8 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
     lease: float | None
     strict: bool | None
     strict_server: bool | None
+    metrics_port: int | None
+    metrics_host: str
 
     def options(self) -> WorkerOptions:
         """What one worker does."""
@@ -109,6 +111,17 @@ class Arguments(msgspec.Struct, frozen=True, kw_only=True):
 @click.option(
     "--max-rss", type=Size(), default=0, metavar="SIZE", envvar="PENSTOCK_MAX_RSS", show_envvar=True,
     help="Replace a worker process that uses so much memory: 500M, 2G.",
+)  # fmt: skip
+@click.option(
+    "--metrics-port", type=click.IntRange(1, 65535), metavar="PORT",
+    envvar="PENSTOCK_METRICS_PORT", show_envvar=True,
+    help="Serve /metrics, /livez and /readyz of each worker process: the first at PORT, the next at PORT + 1, ... "
+    "Default: not at all; `penstock exporter` needs none of it.",
+)  # fmt: skip
+@click.option(
+    "--metrics-host", default="0.0.0.0", show_default=True, metavar="HOST",
+    envvar="PENSTOCK_METRICS_HOST", show_envvar=True,
+    help="Address for --metrics-port.",
 )  # fmt: skip
 @click.option(
     "--log-level",
@@ -181,6 +194,11 @@ def _work(name: str, arguments: Arguments, lifeline: Lifeline) -> int:
         )
         _introduce(app, worker, settings, lifeline.number)
         _listen(worker.stop, None if follows else lifeline.fd)
+        if arguments.metrics_port is not None:
+            # Loaded by those only who want it: prometheus_client would make each start slower.
+            from penstock.metrics.local import LocalEndpoint
+
+            LocalEndpoint(worker.status, arguments.metrics_host, arguments.metrics_port + lifeline.number).start()
         await worker.run()
 
     _relieve_collector()

@@ -18,7 +18,8 @@ from types import FrameType
 
 import msgspec
 
-from penstock.consumers.wards import UNUSABLE, Backoff, Ward, describe_exit
+from penstock.consumers.notify import Notify
+from penstock.consumers.wards import MARGIN, UNUSABLE, Backoff, Ward, describe_exit
 
 log = logging.getLogger("penstock.supervisor")
 
@@ -29,6 +30,8 @@ TICK = 1.0
 STOOD_STILL, FRESH_BEAT = 5.0, 5.0
 #: Deaths of the first worker, before it was ready, after which no more are tried.
 FIRST_TRIES = 5
+#: Seconds that the service manager grants beyond the time by which we kill what is left ourselves.
+SPARE = 5.0
 _STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -45,8 +48,9 @@ class Plan(msgspec.Struct, frozen=True):
 class Supervisor:
     """Keeps `Plan.workers` worker processes running until it is told to stop."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, notify: Notify | None = None) -> None:
         self._plan = plan
+        self._notify = notify or Notify()
         self._wards: list[Ward] = []
         self._backoffs = [Backoff() for _ in range(plan.workers)]
         #: When to start the next worker in which place.
@@ -70,6 +74,7 @@ class Supervisor:
                 self._hear()
                 self._reap()
                 self._start_due()
+                self._report()
         return self._exit_code
 
     # One round
@@ -77,8 +82,9 @@ class Supervisor:
     def _wait(self) -> None:
         """Sleep until a worker says something or ends, a signal comes, or something is due."""
         now = time.monotonic()
-        moments = [at for at, _ in self._due] + [at for ward in self._wards if (at := ward.next_check()) is not None]
-        timeout = max(0.0, min([TICK, *(at - now for at in moments)]))
+        moments = [self._notify.next_alive(), *(ward.next_check() for ward in self._wards)]
+        moments += [at for at, _ in self._due]
+        timeout = max(0.0, min([TICK, *(at - now for at in moments if at is not None)]))
         for key, _ in self._selector.select(timeout):
             if key.data is None:
                 with suppress(OSError):
@@ -89,11 +95,12 @@ class Supervisor:
             name = signal.Signals(self._signals.pop(0)).name
             self._stops += 1
             self._due.clear()
+            grace = max((ward.grace for ward in self._wards), default=0.0) if self._stops == 1 else 0.0
             if self._stops == 1:
-                grace = max((ward.grace for ward in self._wards), default=0.0)
                 log.info("%s: stopping; what runs has %g s to finish", name, grace)
             else:
                 log.info("%s again: handing back what has not finished", name)
+            self._notify.stopping(grace + MARGIN + SPARE, self._state())
             for ward in self._wards:
                 ward.stop(now=self._stops > 1)
 
@@ -119,6 +126,7 @@ class Supervisor:
             if not self._ever_ready and not self._stops:
                 log.info("supervisor %d keeps worker processes running: %d", os.getpid(), self._plan.workers)
                 self._due += [(0.0, number) for number in range(1, self._plan.workers)]
+                self._notify.ready(self._state())
             self._ever_ready = True
         elif word == "grace":
             ward.grace = float(rest)
@@ -146,6 +154,18 @@ class Supervisor:
         for at, number in [due for due in self._due if due[0] <= now]:
             self._due.remove((at, number))
             self._start(number)
+
+    def _report(self) -> None:
+        """Tell the service manager that the round has turned, and what it has seen."""
+        self._notify.status(self._state())
+        self._notify.alive()
+
+    def _state(self) -> str:
+        draining = sum(ward.draining for ward in self._wards)
+        ready = sum(ward.ready and not ward.draining for ward in self._wards)
+        if self._stops:
+            return f"stopping; workers that have not ended: {len(self._wards)}"
+        return f"workers ready: {ready} of {self._plan.workers}" + (f"; draining: {draining}" if draining else "")
 
     # What follows a worker's end
 
@@ -220,7 +240,7 @@ class Supervisor:
 
 def run(argv: Sequence[str], workers: int = 1, *, burst: bool = False) -> int:
     """Run worker processes, each ``python -m penstock`` with `argv`, until they have ended; the exit code."""
-    return Supervisor(Plan(tuple(argv), workers, burst)).run()
+    return Supervisor(Plan(tuple(argv), workers, burst), Notify.from_environment()).run()
 
 
 def _reap_strangers(own: set[int]) -> None:

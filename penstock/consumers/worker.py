@@ -65,6 +65,22 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_rss: int = 0
 
 
+class WorkerStatus(msgspec.Struct, frozen=True):
+    """How a worker is at one moment; times in seconds."""
+
+    #: It fetches.
+    ready: bool
+    stopping: bool
+    #: The server renews its leases, as far as it knows.
+    connected: bool
+    #: Deliveries in its hands; of these, outcomes that Redis has not got yet; attempts that have ended.
+    in_flight: int
+    unsettled: int
+    done: int
+    #: How long ago its event loop was known to turn; asked about once a second.
+    loop_turned_ago: float
+
+
 class Worker:
     """One worker. `run` returns when it has stopped; `stop` may be called from its event loop at any time."""
 
@@ -89,6 +105,8 @@ class Worker:
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
         self._grace: float | None = settings.grace
+        self._state: WorkerState | None = None
+        self._settler: Settler | None = None
         #: Set when it fetches.
         self.ready = asyncio.Event()
 
@@ -97,6 +115,16 @@ class Worker:
         """The queues that it serves."""
         registered = sorted({task.config.queue for task in self._tasks.values()})
         return self._options.queues or tuple(registered) or ("default",)
+
+    def status(self) -> WorkerStatus:
+        """How it is now. From any thread."""
+        state, settler = self._state, self._settler
+        ready, stopping = self.ready.is_set(), self._stopping.is_set()
+        if state is None or settler is None:
+            return WorkerStatus(ready, stopping, False, 0, 0, 0, 0.0)
+        ago = time.monotonic() - state.pulse.turned_at
+        away = state.link.is_away
+        return WorkerStatus(ready, stopping, not away, len(state.in_flight), len(settler), state.done, ago)
 
     def stop(self) -> None:
         """Stop fetching, let running tasks finish within the grace period, hand the rest back. Twice: now."""
@@ -125,6 +153,7 @@ class Worker:
 
     async def _work(self, state: WorkerState, runners: int, invoker: Invoker) -> None:
         settler = Settler(state, Teller(self._observers, state.tally).settled)
+        self._state, self._settler = state, settler
         intake = Intake(state, settler)
         invoker.on_wait = intake.handover.start_others
         fetcher = Fetcher(state, intake, looks=bool(self._options.burst))  # a burst ends when all queues are empty

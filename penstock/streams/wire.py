@@ -79,7 +79,7 @@ class Wire:
     def _all_on(self, connection: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         replies: list[Any] = []
         try:
-            connection.send_packed_command(_packed(commands))
+            connection.send_packed_command([_packed(commands)])
             for _ in commands:
                 try:
                     replies.append(connection.read_response())
