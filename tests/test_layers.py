@@ -29,7 +29,8 @@ WALLS = {"redis": "streams", "hiredis": "streams", "prometheus_client": "metrics
 
 
 #: Who may load what lazily, so that a producer is imported in no time: the composition root the worker; a worker, by
-#: an option that few need, its metrics; and these what speaks to Redis by redis-py, which takes longer to import than all else together.
+#: an option that few need, its metrics; and these what speaks to Redis by redis-py, which takes longer to import than
+#: all else together.
 LAZY = {
     "penstock.app": "consumers",
     "penstock.cli.worker": "metrics",

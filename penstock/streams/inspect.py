@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -10,10 +12,10 @@ from penstock.settings import PRIORITIES
 from penstock.streams import keys, measures
 from penstock.streams.calls import Call, command, ms
 from penstock.streams.measures import Measured
-from penstock.streams.record import number
 from penstock.streams.scripts import load
 
 _INSPECT, _WORKERS, _FLEET, _STUCK = load("inspect"), load("workers"), load("fleet"), load("stuck")
+_SERVER = load("server")
 
 
 class Lane(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,37 +100,45 @@ class Heard(msgspec.Struct, frozen=True):
 def queue_stats(base: str, queue: str, lease: float = 15.0) -> Call[QueueStats]:
     """What a queue holds: one round trip, O(1) however much waits there. `lease` (s): of its workers."""
 
-    def read(reply: list[object]) -> QueueStats:
-        packed, counters, found = reply
-        now, parked, first, due, dead, paused, *lanes = _decode_numbers(packed)  # type: ignore[arg-type]
+    def read(packed: bytes) -> QueueStats:
+        reply = _decode_stats(packed)
+        parked, first, due, dead, paused, *lanes = reply.numbers
         return QueueStats(
             queue=queue,
-            lanes=tuple(_lane(now, name, lanes[8 * i : 8 * i + 8]) for i, name in enumerate(PRIORITIES)),
+            lanes=tuple(_lane(name, lanes[8 * i : 8 * i + 8]) for i, name in enumerate(PRIORITIES)),
             scheduled=parked,
-            due_in=None if first == _NONE else (first - now) / 1000,
+            due_in=_seconds(first),
             due=due,
             dead=dead,
-            paused=None if paused == _NONE else (now - paused) / 1000,
-            counters=_counters(counters),  # type: ignore[arg-type]
-            measures=tuple(measures.read(found)),  # type: ignore[arg-type]
+            paused=_seconds(paused),
+            counters=_counters(reply.counters),
+            measures=tuple(measures.read(reply.measures)),
         )
 
     return Call(_INSPECT, keys.routed(base), (ms(lease),), read)
 
 
-#: What a script says where there is nothing.
-_NONE = -1
-_decode_numbers = msgspec.msgpack.Decoder(list[int]).decode
+class _Stats(msgspec.Struct, frozen=True, array_like=True):
+    """The reply of ``inspect.lua``."""
+
+    numbers: list[int]
+    counters: list[str | int]
+    measures: list[tuple[str, list[int]]]
 
 
-def _lane(now: int, priority: str, numbers: list[int]) -> Lane:
-    length, pending, ready_since, running_since, overdue, again, consumers, added = numbers
+#: What the script says where there is nothing.
+_NONE = -(2**53)
+_decode_stats = msgspec.msgpack.Decoder(_Stats).decode
+
+
+def _lane(priority: str, numbers: list[int]) -> Lane:
+    length, pending, ready, running, overdue, again, consumers, added = numbers
     return Lane(
         priority=priority,
         ready=max(0, length - pending),
         running=pending,
-        oldest=_age(now, ready_since),
-        oldest_running=_age(now, running_since),
+        oldest=_seconds(ready),
+        oldest_running=_seconds(running),
         overdue=overdue,
         again=again,
         consumers=consumers,
@@ -136,17 +146,15 @@ def _lane(now: int, priority: str, numbers: list[int]) -> Lane:
     )
 
 
-def _age(now: int, since: int) -> float | None:
-    """Never negative: the server's clock may have been set back since."""
-    return None if since == _NONE else max(0, now - since) / 1000
+def _seconds(ms: int) -> float | None:
+    return None if ms == _NONE else ms / 1000
 
 
-def _counters(flat: list[bytes]) -> dict[str, dict[str, int]]:
+def _counters(flat: list[str | int]) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = defaultdict(dict)
-    for field, value in zip(flat[::2], flat[1::2], strict=True):
-        outcome, _, task = field.decode(errors="replace").partition("|")
-        if (count := number(value)) is not None:
-            found[outcome][task] = count
+    for name, count in zip(flat[::2], flat[1::2], strict=True):
+        outcome, _, task = str(name).partition("|")
+        found[outcome][task] = int(count)
     return dict(found)
 
 
@@ -189,6 +197,24 @@ class Served(msgspec.Struct, frozen=True, array_like=True):
     workers: int
     slots: int
     busy: int
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What a server said of itself: the time (s since the epoch), and fields of ``INFO``."""
+
+    time: float
+    info: dict[str, str]
+
+
+def server(key: str, fields: Sequence[str]) -> Call[Asked]:
+    """Ask the server that has `key` for these fields of ``INFO``; those that it has not are left out."""
+
+    def read(reply: list[Any]) -> Asked:
+        seconds, us, *values = reply
+        found = zip(fields, (value.decode(errors="replace") for value in values), strict=True)
+        return Asked(seconds + us / 1e6, {name: value for name, value in found if value})
+
+    return Call(_SERVER, keys.routed(key), tuple(fields), read)
 
 
 class Fleet(msgspec.Struct, frozen=True, array_like=True):

@@ -6,14 +6,13 @@ arrived is sent again, and by the call's own number added once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 
 import msgspec
 
 from penstock.streams import keys
 from penstock.streams.calls import Arg, Call, command, ms
-from penstock.streams.message import UNDECODABLE
 from penstock.streams.scripts import load
 
 _MEASURE = load("measure")
@@ -76,7 +75,7 @@ def add(base: str, consumer: str, number: int, sums: Mapping[str, Sequence[int]]
     before, by an earlier send of this call."""
     args: list[Arg] = [consumer, number, ms(KNOWN_FOR)]
     for name, numbers in sums.items():
-        args += (name, msgspec.msgpack.encode(numbers))
+        args += (name, msgspec.msgpack.encode(trimmed(numbers)))
     return Call(_MEASURE, keys.routed(base), args, lambda reply: reply == 1)
 
 
@@ -85,16 +84,21 @@ def forget(base: str, consumer: str) -> Call[int]:
     return command("DEL", keys.measured(base, consumer), read=int)
 
 
-def read(flat: Sequence[bytes]) -> Iterator[Measured]:
-    """The measures of a queue from its hash; what is none is left out."""
-    for name, packed in zip(flat[::2], flat[1::2], strict=True):
-        measure, _, what = name.decode(errors="replace").partition("|")
-        try:
-            found = Measured(Measure(measure), what, _decode(packed))
-        except (ValueError, *UNDECODABLE):
-            continue
-        if len(found.numbers) == (2 + len(BOUNDS) if found.measure in HISTOGRAMS else 1):
-            yield found
+def read(found: Iterable[tuple[str, Sequence[int]]]) -> Iterator[Measured]:
+    """The measures of a queue from (field, numbers); what is none is left out."""
+    for name, numbers in found:
+        measure, _, what = name.partition("|")
+        if measure in _LENGTHS and 0 < len(numbers) <= _LENGTHS[measure] and min(numbers) >= 0:
+            missing = _LENGTHS[measure] - len(numbers)  # zeros at the end are not kept
+            yield Measured(Measure(measure), what, (*numbers, *(0,) * missing))
 
 
-_decode = msgspec.msgpack.Decoder(tuple[int, ...]).decode
+def trimmed(numbers: Sequence[int]) -> Sequence[int]:
+    """Without the zeros at the end: most of a histogram's buckets are empty."""
+    end = len(numbers)
+    while end > 1 and not numbers[end - 1]:
+        end -= 1
+    return numbers[:end]
+
+
+_LENGTHS: Mapping[str, int] = {each.value: 2 + len(BOUNDS) if each in HISTOGRAMS else 1 for each in Measure}

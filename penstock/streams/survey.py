@@ -11,14 +11,20 @@ import msgspec
 from penstock.errors import BrokerError
 from penstock.settings import Settings
 from penstock.streams import examine, inspect, keys, produce
-from penstock.streams.calls import Call, command
+from penstock.streams.calls import Call
 from penstock.streams.client import SyncClient
 from penstock.streams.connector import Connector
-from penstock.streams.examine import Node, parse_info
+from penstock.streams.examine import Node
 from penstock.streams.inspect import Fleet, QueueStats
 
 #: Seconds since its last heartbeat for which a worker counts as living: as in `consumers.heartbeat`.
 LIVING = 20.0
+#: Of ``INFO``.
+FIELDS = (
+    "redis_version", "valkey_version", "role", "maxmemory_policy", "used_memory", "maxmemory", "evicted_keys",
+    "rejected_connections", "connected_clients", "maxclients", "blocked_clients", "aof_enabled",
+    "rdb_last_bgsave_status", "aof_last_write_status",
+)  # fmt: skip
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -42,19 +48,22 @@ class Survey:
     def read(self) -> Reading:
         """Raises `BrokerError` if the server does not answer or refuses, or if no queue can be read."""
         asked_at = time.time()
-        first: list[Call[Any]] = [inspect.fleet(self._namespace, LIVING), produce.queue_names(self._namespace)]
-        # On Cluster they are asked of each node: these two name no key that would lead them there.
-        server: list[Call[Any]] = [] if self._connector.is_cluster else [_TIME, _INFO]
-        answers: list[Any] = self._client.run_all([*server, *first])
+        namespace = self._namespace
+        calls: list[Call[Any]] = [
+            inspect.server(keys.workers(namespace), FIELDS),
+            inspect.fleet(namespace, LIVING),
+            produce.queue_names(namespace),
+        ]
+        answers: list[Any] = self._client.run_all(calls)
         for answer in answers:
             if isinstance(answer, BrokerError):
                 raise answer
-        fleet, names = answers[-2:]
+        asked, fleet, names = answers
         found, problems = self._queues(names, max([self._lease, *(worker.lease for worker in fleet.workers)]))
-        if server:
-            nodes = [Node(self._connector.address.place, answers[1], answers[0] - asked_at)]
+        if self._connector.is_cluster:
+            nodes = examine.nodes(self._connector, [f"{{{namespace}}}", *self._bases(names)])
         else:
-            nodes = examine.nodes(self._connector, [f"{{{self._namespace}}}", *self._bases(names)])
+            nodes = [Node(self._connector.address.place, asked.info, asked.time - asked_at)]
         return Reading(tuple(found), fleet, tuple(nodes), tuple(problems))
 
     def _queues(self, names: Sequence[str], lease: float) -> tuple[list[QueueStats], list[str]]:
@@ -78,11 +87,3 @@ class Survey:
     def close(self) -> None:
         """Close the connections; the next read opens new ones."""
         self._client.close()
-
-
-def _seconds(reply: Sequence[bytes]) -> float:
-    return int(reply[0]) + int(reply[1]) / 1e6
-
-
-_TIME = command("TIME", read=_seconds)
-_INFO = command("INFO", read=parse_info)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.msgpack import encode
 
 from penstock.errors import ServerOutOfMemory, WrongKeyType
 from penstock.streams import inspect, keys, measures
@@ -65,7 +66,10 @@ def test_somebody_elses_key_is_an_error_and_counts_nothing(q: Queue) -> None:
 
 @pytest.mark.parametrize("broken", [b"", b"\xff\xff", b"\xa3abc", b"\x91"])
 def test_what_is_no_measure_begins_anew(q: Queue, broken: bytes) -> None:
-    q.raw.hset(keys.measures(q.base), mapping={"t": broken, "unknown": b"\x91\x01", b"\xff": b"x", "w": b"\x91\x01"})
+    q.raw.hset(
+        keys.measures(q.base),
+        mapping={"t": broken, "unknown": b"\x91\x01", b"\xff": b"\x91\x01", "w": encode([1] * 30)},
+    )
     assert kept(q) == {}
     assert add(q, 1, t=[3]) and kept(q) == {"t": (3,)}
 

@@ -41,6 +41,7 @@ def calls(q: Queue) -> dict[str, Call[Any]]:
         inspect.stuck(base, 1),
         inspect.workers(q.namespace),
         inspect.fleet(q.namespace, 20),
+        inspect.server(base, ["redis_version"]),
         measures.add(base, "a", 1, {"t": [1]}),
         consume.heartbeat(q.namespace, "a", b"", 1, [name]),
         settle.succeed(base, "a", 1, [(gone, NAME, 1, b"")]),

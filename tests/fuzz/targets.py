@@ -327,10 +327,11 @@ _REPLIES: Sequence[Callable[[Feed], None]] = [_deliveries, _promoted, _answers, 
 def looked_at(data: bytes) -> None:
     """Queues, workers and stuck entries, as ``penstock queues``, ``workers`` and ``doctor`` show them."""
     feed = Feed(data)
-    counters = [each for _ in feed.count(4) for each in (feed.chunk(), feed.chunk())]
-    found = [each for _ in feed.count(4) for each in (feed.chunk(), feed.chunk())]
-    numbers = [NOW, *(feed.number() % 10**15 - 1 for _ in range(5 + 8 * len(PRIORITIES)))]
-    stats = inspect.queue_stats(BASE, QUEUE).read([msgspec.msgpack.encode(numbers), counters, found])
+    # The script lets numbers through that are whole, and names that are text.
+    counters = [each for _ in feed.count(4) for each in (feed.chunk().decode(errors="replace"), feed.number())]
+    found = [(feed.chunk().decode(errors="replace"), [feed.number() for _ in feed.count(25)]) for _ in feed.count(4)]
+    numbers = [feed.number() % 10**15 for _ in range(5 + 8 * len(PRIORITIES))]
+    stats = inspect.queue_stats(BASE, QUEUE).read(msgspec.msgpack.encode((numbers, counters, found)))
     printed_table([queues._row(stats, ("succeeded", *stats.counters))])
     printed_table([[*stats.counters, "x"]], [*stats.counters, "x"])
     printed_json(queues._as_json(stats))

@@ -142,6 +142,7 @@ async def inspects(part: Part) -> None:
         inspect.stuck(base, 0.0),
         inspect.workers(q.namespace),
         inspect.fleet(q.namespace, 20.0),
+        inspect.server(base, ["redis_version"]),
         produce.read_record(base, "q:k", "k"),
         produce.dead_letters(base, 10),
         inspect.died_at(base, "k"),

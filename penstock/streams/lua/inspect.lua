@@ -3,24 +3,31 @@
 -- `lag` turns nil with the first deleted entry, on all servers.)
 -- KEYS  1 base
 -- ARGV  1 ms after which an entry that nobody has renewed is overdue
--- reply {numbers (msgpack: now in ms, parked, when the first parked is due in ms, parked and due, dead, since when it is
---        paused in ms, then per priority: entries, delivered, time of the oldest undelivered entry in ms, of the oldest
---        delivered one, overdue, delivered more than once, consumers, entries ever added; -1: there is none), counters,
---        measures}
+-- reply msgpack {numbers {parked, ms until the first of them is due, parked and due, dead, ms since it was paused, then
+--        per priority: entries, delivered, ms since the oldest undelivered entry was added, since the oldest delivered
+--        one, overdue, delivered more than once, consumers, entries ever added}, counters {name, count, ..},
+--        measures {{name, numbers}, ..}}; NONE where there is nothing. In one piece: each string of a reply by itself
+--        has 6 bytes of its own, and there would be more of them than of numbers.
 -- include: prelude
-local lease = ARGV[1]
+local lease, now = ARGV[1], clock()
+local NONE = -9007199254740992 -- 2^53: beyond it a number of Lua is not exact
 -- Overdue entries are counted up to MOST of each priority. Those delivered more than once are among the oldest, since
 -- they keep their ids: looking at a few finds them.
 local MOST, OLDEST = 1000, 100
 
--- Others may have written what is no time of this world, and msgpack of Lua's infinity is no whole number.
+-- Others may have written what is no number of this world, and msgpack of Lua's infinity is no whole number.
 local function whole(value)
   value = tonumber(value)
-  return value and value == value and math.floor(math.max(-1, math.min(value, 1e15))) or -1
+  return value and value == value and math.floor(math.max(1 + NONE, math.min(value, -1 - NONE))) or NONE
 end
 
-local function time_of(entry)
-  return whole(entry:match('^%d+'))
+local function since(ms)
+  ms = tonumber(ms)
+  return ms and whole(now - ms) or NONE
+end
+
+local function age_of(entry)
+  return math.max(0, since(entry:match('^%d+'))) -- the clock may have been set back
 end
 
 -- XINFO's replies are lists of names and values; with a table beside each name the values can be asked for.
@@ -32,10 +39,10 @@ end
 
 local function lane(stream)
   local length = call('XLEN', stream)
-  local pending, last, consumers, ready, running, overdue, again = 0, '0-0', 0, -1, -1, 0, 0
+  local pending, last, consumers, ready, running, overdue, again = 0, '0-0', 0, NONE, NONE, 0, 0
   local groups = redis.pcall('XINFO', 'GROUPS', stream)
   if groups.err then
-    if groups.err:find('no such key', 1, true) then return { 0, 0, -1, -1, 0, 0, 0, 0 } end
+    if groups.err:find('no such key', 1, true) then return { 0, 0, NONE, NONE, 0, 0, 0, 0 } end
     error(groups.err)
   end
   for _, group in ipairs(groups) do
@@ -44,12 +51,12 @@ local function lane(stream)
   end
   if length > pending then
     local oldest = call('XRANGE', stream, '(' .. last, '+', 'COUNT', 1)[1]
-    if oldest then ready = time_of(oldest[1]) end
+    if oldest then ready = age_of(oldest[1]) end
   end
   if pending > 0 then
     overdue = #call('XPENDING', stream, 'w', 'IDLE', lease, '-', '+', MOST)
     for i, entry in ipairs(call('XPENDING', stream, 'w', '-', '+', OLDEST)) do
-      if i == 1 then running = time_of(entry[1]) end
+      if i == 1 then running = age_of(entry[1]) end
       if entry[4] > 1 then again = again + 1 end
     end
   end
@@ -58,11 +65,36 @@ local function lane(stream)
   return { length, pending, ready, running, overdue, again, consumers, whole(added) }
 end
 
-local now = clock()
-local first = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
-local out = { now, call('ZCARD', DUE), whole(first[2]), call('ZCOUNT', DUE, '-inf', '(' .. now), call('ZCARD', DEAD),
-  whole(call('GET', PAUSED)) }
+-- Names are text: is_key knows UTF-8.
+local function counters()
+  local found, out = call('HGETALL', COUNTERS), {}
+  for i = 1, #found, 2 do
+    local count = tonumber(found[i + 1])
+    if count and is_key(found[i]) then
+      out[#out + 1] = found[i]
+      out[#out + 1] = whole(count)
+    end
+  end
+  return out
+end
+
+local function measures()
+  local found, out = call('HGETALL', MEASURES), {}
+  for i = 1, #found, 2 do
+    local ok, numbers = pcall(cmsgpack.unpack, found[i + 1])
+    if ok and type(numbers) == 'table' and is_key(found[i]) then
+      local sums = {}
+      for n, sum in ipairs(numbers) do sums[n] = whole(sum) end
+      out[#out + 1] = { found[i], sums }
+    end
+  end
+  return out
+end
+
+local first = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')[2]
+local out = { call('ZCARD', DUE), first and -since(first) or NONE, call('ZCOUNT', DUE, '-inf', '(' .. now),
+  call('ZCARD', DEAD), since(call('GET', PAUSED)) }
 for _, priority in ipairs({ 'high', 'default', 'low' }) do
   for _, number in ipairs(lane(STREAM .. priority)) do out[#out + 1] = number end
 end
-return { cmsgpack.pack(out), call('HGETALL', COUNTERS), call('HGETALL', MEASURES) }
+return cmsgpack.pack({ out, counters(), measures() })
