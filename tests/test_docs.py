@@ -23,6 +23,7 @@ import pytest
 from benchmarks.summary import read, summary
 from penstock import errors
 from penstock.cli.root import root
+from penstock.metrics.catalogue import all_metrics
 from penstock.settings import ENV_OTHERS, ENV_PREFIX, Settings
 from penstock.streams import keys
 from tests.source import PACKAGE, ROOT
@@ -251,6 +252,15 @@ def keys_table() -> str:
     return "\n".join(rows)
 
 
+def metrics_table() -> str:
+    """Every metric with its type, labels and meaning."""
+    rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+    for metric in all_metrics():
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        rows.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} |")
+    return "\n".join(rows)
+
+
 def error_tree() -> str:
     """The tree in the docstring of errors.py."""
     lines = inspect.cleandoc(errors.__doc__ or "").splitlines()
@@ -261,6 +271,7 @@ TABLES = {
     "settings": (ROOT / "docs" / "configuration.md", settings_table),
     "keys": (ROOT / "docs" / "internals.md", keys_table),
     "tree": (ROOT / "docs" / "errors.md", error_tree),
+    "metrics": (ROOT / "docs" / "observability.md", metrics_table),
     "speed": (ROOT / "README.md", lambda: summary(read())),
 }
 

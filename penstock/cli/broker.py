@@ -13,6 +13,7 @@ import msgspec
 
 from penstock.cli import apps, output
 from penstock.cli.invocation import app_option
+from penstock.cli.server import server
 from penstock.settings import Settings, load_settings
 from penstock.streams import keys, produce
 from penstock.streams.calls import Call
@@ -20,12 +21,10 @@ from penstock.streams.clients import Clients
 from penstock.streams.connector import Connector
 from penstock.streams.inspect import QueueStats, queue_stats
 from penstock.streams.listener import Listener
-from penstock.streams.urls import resolve_url
 from penstock.tasks.deadletters import DeadLetters
 from penstock.tasks.results import Results
 
 T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., Any])
 
 _JSON = click.option("--json", is_flag=True, expose_value=False, callback=output.choose, help="Print JSON.")
 
@@ -88,36 +87,10 @@ def with_broker(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def server_options(function: F) -> F:
-    """Options ``--url`` and ``--namespace`` of commands that load no code, whatever PENSTOCK_APP says."""
-    for option in (
-        click.option("--namespace", metavar="NAME", help="Default: PENSTOCK_NAMESPACE, or penstock."),
-        click.option("--url", metavar="URL", help="The server. Default: PENSTOCK_URL, REDIS_URL, ..., or localhost."),
-    ):
-        function = option(function)
-    return function
-
-
-def with_server(function: Callable[..., None]) -> Callable[..., None]:
-    """As `with_broker`, without ``-A``: for commands that must not load the user's code."""
-
-    @wraps(function)
-    def command(*, url: str | None, namespace: str | None, **rest: Any) -> None:
-        with _of_server(url, namespace) as broker:
-            function(broker, **rest)
-
-    return server_options(_JSON(command))
-
-
 def _connect(ctx: click.Context, url: str | None, namespace: str | None) -> Broker:
     name = apps.app_name_or_none(ctx)
     if name is None or url is not None:
-        return _of_server(url, namespace)
+        return Broker(*server(url, namespace))
     app = apps.find_app(name)
     given = {} if namespace is None else {"namespace": namespace}
     return Broker(app.connector, load_settings({**msgspec.structs.asdict(app.settings), **given}, {}))
-
-
-def _of_server(url: str | None, namespace: str | None) -> Broker:
-    settings = load_settings({} if namespace is None else {"namespace": namespace})
-    return Broker(Connector(resolve_url(url), settings), settings)

@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from penstock.cli import logs
-from penstock.cli.broker import server_options
 from penstock.cli.invocation import NO_SUCCESS, Fault
+from penstock.cli.server import server_options
 from penstock.consumers.notify import Notify
 from penstock.metrics import Exporter
 from penstock.metrics.http import Site, health, listen
