@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from penstock import App
+from penstock.metrics import Exporter
 from penstock.streams.rights import INSPECTOR, OPERATOR, PRODUCER, WORKER
 from tests.acceptance.conftest import folder, penstock
 from tests.access_run import OPTIONAL
@@ -48,6 +49,7 @@ from tests.integration.test_scheduling import (
     test_what_has_expired_does_not_run,
 )
 from tests.integration.test_shutdown import test_an_orderly_end_removes_the_workers_traces
+from tests.metrics.support import Scrape
 from tests.rights.conftest import Denied, Login
 
 __all__ = [
@@ -121,6 +123,11 @@ def test_each_role_with_a_user_of_its_own(
         (stats,) = look("queues")
         assert (stats["queue"], stats["dead"], stats["scheduled"]) == ("mail", 1, 1)
         assert [each["queues"] for each in look("workers")] == [["mail"]]
+        assert look("check")["alive"] == 1
+        with Exporter(inspector, namespace=namespace) as exporter:
+            metrics = Scrape(exporter.render().decode())
+        assert metrics.value("penstock_queue_dead_tasks", queue="mail") == 1
+        assert metrics.value("penstock_redis_noeviction") == 1 and metrics.value("penstock_queue_live_workers") == 1
         assert look("info", failed.id)["state"] == "failed"
         (letter,) = look("dead", "list")
         assert letter["id"] == failed.id
