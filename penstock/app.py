@@ -9,7 +9,6 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Iterable, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from penstock.errors import ConfigurationError, SyncInAsync
@@ -25,6 +24,7 @@ from penstock.tasks.codec import UntypedCodec
 from penstock.tasks.deadletters import DeadLetters, redrive_all
 from penstock.tasks.handle import Handle, in_loop
 from penstock.tasks.hooks import DecHook, EncHook
+from penstock.tasks.middleware import Middleware
 from penstock.tasks.options import CallOptions, TaskOptions
 from penstock.tasks.producer import Outgoing, Producer
 from penstock.tasks.results import Results, split_id
@@ -202,6 +202,10 @@ class App(TaskSet):
         """Have `observer` called with each event (see `penstock.events`); usable as a decorator."""
         return self._observers.add(observer)
 
+    def use(self, middleware: Middleware) -> None:
+        """Have `middleware` take part in each send and attempt. Call it where the app is made, for all processes."""
+        self._producer.middlewares.add(middleware)
+
     def worker(
         self,
         options: WorkerOptions | None = None,
@@ -274,18 +278,14 @@ class App(TaskSet):
         self._clients.load()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     async def __aenter__(self) -> Self:
         self._clients.load()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def _changed(self, changes: dict[str, Any]) -> Settings:

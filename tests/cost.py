@@ -32,7 +32,7 @@ BOUNDS: dict[str, dict[str, float]] = {
     "drain": {
         "commands": 8.2,  # 7.14
         "scripts": 0.1,  # 0.023; with more room, since it hangs on how many are settled together
-        "calls": 146,  # 127
+        "calls": 166,  # 145, of which 14 measure the task (`consumers/tally.py`) and 4 ask for middlewares
     },
     "delay": {
         "commands": 4.6,  # 4.00

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
+from itertools import combinations
 
 import pytest
 
@@ -18,14 +19,17 @@ LAYERS = {
     "errors": 0, "events": 0, "settings": 0,
     "streams": 1,
     "tasks": 2,
-    "consumers": 3, "metrics": 3,
+    "consumers": 3, "metrics": 3, "integrations": 3,
     "app": 4,
     "cli": 5, "testing": 5, "__main__": 5, "penstock": 5,
 }  # fmt: skip
 #: Rooms of one layer that know nothing of each other.
-STRANGERS = {frozenset({"consumers", "metrics"})}
+STRANGERS = {frozenset(pair) for pair in combinations(("consumers", "metrics", "integrations"), 2)}
 #: The only room that may import a library.
-WALLS = {"redis": "streams", "hiredis": "streams", "prometheus_client": "metrics", "click": "cli", "rich": "cli"}
+WALLS = {
+    "redis": "streams", "hiredis": "streams", "prometheus_client": "metrics", "click": "cli", "rich": "cli",
+    "opentelemetry": "integrations", "sentry_sdk": "integrations",
+}  # fmt: skip
 
 
 #: Who may load what lazily, so that a producer is imported in no time: the composition root the worker; a worker, by
@@ -183,7 +187,18 @@ def test_there_are_no_cycles() -> None:
 
 
 def test_a_producers_import_loads_neither_command_line_nor_worker_nor_exporter() -> None:
-    unwanted = ["click", "rich", "prometheus_client", "uvloop", "penstock.consumers", "anyio", "redis", "hiredis"]
+    unwanted = [
+        "click",
+        "rich",
+        "prometheus_client",
+        "opentelemetry",
+        "sentry_sdk",
+        "uvloop",
+        "penstock.consumers",
+        "anyio",
+        "redis",
+        "hiredis",
+    ]
     code = (
         "import sys; from penstock import App; app = App('a', url='redis://localhost')\n"
         "@app.task(name='t')\ndef t(n: int) -> int: return n\n"

@@ -16,12 +16,15 @@ from penstock.cli.printable import printable, printable_json
 from penstock.errors import ConfigurationError
 from penstock.settings import did_you_mean
 from penstock.tasks.context import current_or_none
+from penstock.tasks.middleware import log_fields
 
 LogFormat = Literal["text", "json"]
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 #: What the filter puts on each record that a task writes, in the order of the JSON fields.
 TASK_FIELDS = ("task_id", "task_name", "attempt", "worker")
+#: And what a traced one has besides.
+TRACE_FIELDS = ("trace_id", "span_id")
 
 _JSON_FIELDS = frozenset({"ts", "level", "logger", "message", "exc_info", "stack_info"})
 #: What every record has. ``taskName`` is asyncio's, since Python 3.12; the other two are set by formatters.
@@ -35,7 +38,7 @@ class Handler(logging.StreamHandler[TextIO]):
 
 
 class TaskFields(logging.Filter):
-    """Puts the running task's id, name, attempt and worker on the record; drops nothing.
+    """Puts the running task's id, name, attempt and worker on the record, and its trace; drops nothing.
 
     As a filter of the *handler* it sees the records of all loggers, and it runs in the thread and
     the contextvars context that wrote the line. A field given by ``extra=`` is left as it is.
@@ -49,6 +52,9 @@ class TaskFields(logging.Filter):
             fields.setdefault("task_name", context.name)
             fields.setdefault("attempt", context.attempt)
             fields.setdefault("worker", context.worker)
+        for more in log_fields:
+            for name, value in more().items():
+                record.__dict__.setdefault(name, value)
         return True
 
 
@@ -87,7 +93,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": _message(record),
         }
-        for name in TASK_FIELDS:
+        for name in (*TASK_FIELDS, *TRACE_FIELDS):
             if name in record.__dict__:
                 fields[name] = record.__dict__[name]
         for name, value in _extras(record).items():
@@ -134,7 +140,9 @@ def configure(level: str = "info", format: LogFormat = "text", stream: TextIO | 
 def _extras(record: logging.LogRecord) -> dict[str, Any]:
     """What the caller gave as ``extra=``, without the task's fields."""
     return {
-        str(name): value for name, value in record.__dict__.items() if name not in _STANDARD and name not in TASK_FIELDS
+        str(name): value
+        for name, value in record.__dict__.items()
+        if name not in _STANDARD and name not in TASK_FIELDS and name not in TRACE_FIELDS
     }
 
 
@@ -158,10 +166,12 @@ def _exception(formatter: logging.Formatter, record: logging.LogRecord) -> str:
 
 
 def _task_text(record: logging.LogRecord) -> str:
+    trace = record.__dict__.get("trace_id")
+    traced = trace and f"trace {trace}"
     if "task_id" not in record.__dict__:
-        return ""
+        return f" [{traced}]" if traced else ""
     task_id, name, attempt, worker = (record.__dict__.get(field) for field in TASK_FIELDS)
-    words = [name, task_id, attempt and f"attempt {attempt}", worker]
+    words = [name, task_id, attempt and f"attempt {attempt}", worker, traced]
     return f" [{' '.join(str(word) for word in words if word)}]"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from penstock.streams.consume import Delivery
 from penstock.streams.message import Message
+from penstock.tasks.middleware import Endings
 from penstock.tasks.retry import RetryPolicy
 from penstock.tasks.task import AnyTask
 
@@ -28,7 +29,7 @@ class Attempt:
     """One run of one delivery. `message` and `task` are None if they could not be found out."""
 
     __slots__ = (
-        "coro", "deadline", "delivery", "ended", "interrupt", "kind", "message", "started", "stop", "task",
+        "coro", "deadline", "delivery", "ended", "endings", "interrupt", "kind", "message", "started", "stop", "task",
         "waited",
     )  # fmt: skip
 
@@ -43,6 +44,8 @@ class Attempt:
         #: Monotonic times, s.
         self.started = time.monotonic()
         self.ended = 0.0
+        #: What middlewares want to be told; None: there are none.
+        self.endings: Endings | None = None
         #: Microseconds from ready to start.
         self.waited = 0
         #: When its time limit is over, monotonic; None: no limit.

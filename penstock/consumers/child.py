@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import ctypes
 import importlib
 import inspect
@@ -24,7 +25,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.consumers.outcome import Failed, Outcome, Succeeded, Unknown, decide, describe, encode_outcome
+from penstock.consumers.outcome import Failed, Outcome, Succeeded, Unknown, decide, describe, encode_outcome, ending_of
 from penstock.errors import InvalidTask, SoftTimeout
 from penstock.streams.message import RetrySpec
 from penstock.tasks.context import Context, running
@@ -57,6 +58,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     retry: RetrySpec | None = None
     #: False: the result is not kept, so it is not encoded either.
     keep_result: bool = True
+    headers: dict[str, str] | None = None
 
 
 encode_job = msgspec.msgpack.Encoder().encode
@@ -111,12 +113,26 @@ def attempt(job: Job, begin: Callable[[], None]) -> Outcome:
         worker=job.worker,
     )
     begin()
+    call = partial(task.fn, *([context] if task.config.bind else ()), *args, **kwargs)
+    variables, endings = contextvars.copy_context(), None
+    if task.middlewares:
+        endings = task.middlewares.begin(context, job.headers, variables)
+    raised: BaseException | None = None
+    outcome: Outcome
     try:
-        with running(context):
-            value = _call(partial(task.fn, *([context] if task.config.bind else ()), *args, **kwargs), job.soft)
-        return Succeeded(task.codec.encode_result(value) if job.keep_result else None)
+        value = variables.run(_call_as, context, call, job.soft)
+        outcome = Succeeded(task.codec.encode_result(value) if job.keep_result else None)
     except BaseException as error:
-        return decide(error, policy, job.attempt)
+        raised = error
+        outcome = decide(error, policy, job.attempt)
+    if endings is not None:
+        endings.tell(ending_of(outcome), raised)
+    return outcome
+
+
+def _call_as(context: Context, call: Callable[[], Any], soft: float | None) -> Any:
+    with running(context):
+        return _call(call, soft)
 
 
 def _find_task(job: Job) -> AnyTask:

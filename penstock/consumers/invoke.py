@@ -38,16 +38,14 @@ class Invoker:
 
     def on_loop(self, attempt: Attempt, context: Context, args: Any, kwargs: Any, limits: Limits) -> Awaitable[Any]:
         """Await an ``async def`` task."""
-        variables = self._context.copy()
-        variables.run(set_current, context)
+        variables = self._variables(attempt, context)
         assert attempt.task is not None
         attempt.coro = coro = variables.run(attempt.task.fn, *args, **kwargs)
         return self._guarded(attempt, limits.timeout, _within(variables, coro, limits.soft, self.on_wait))
 
     def in_thread(self, attempt: Attempt, context: Context, args: Any, kwargs: Any, limits: Limits) -> Awaitable[Any]:
         """Run a plain function in a thread. The pool keeps the limits itself."""
-        variables = self._context.copy()
-        variables.run(set_current, context)
+        variables = self._variables(attempt, context)
         assert attempt.task is not None
         call = partial(attempt.task.fn, *args, **kwargs)
         self.on_wait()
@@ -58,6 +56,15 @@ class Invoker:
         """Run a function in a process of its own; its outcome is decided there."""
         self.on_wait()
         return self._guarded(attempt, None, self._processes.run(job, timeout=limits.timeout))
+
+    def _variables(self, attempt: Attempt, context: Context) -> contextvars.Context:
+        """The attempt's own context variables, in which its middlewares have begun."""
+        variables = self._context.copy()
+        variables.run(set_current, context)
+        assert attempt.task is not None and attempt.message is not None
+        if attempt.task.middlewares:
+            attempt.endings = attempt.task.middlewares.begin(context, attempt.message.headers, variables)
+        return variables
 
     async def _guarded(self, attempt: Attempt, timeout: float | None, running: Any) -> Any:
         with self._scope() as scope:

@@ -24,6 +24,7 @@ from penstock.errors import (
     UnencodableResult,
 )
 from penstock.streams.message import Failure
+from penstock.tasks.middleware import Ending
 from penstock.tasks.retry import RetryPolicy
 
 #: Bytes of UTF-8 kept of an exception's text and of its traceback. Both travel through Redis.
@@ -110,6 +111,21 @@ def decide(
     if policy is not None and policy.wants(error, attempt):
         return Retrying(policy.wait(attempt, random), failure)
     return Failed(failure)
+
+
+def ending_of(outcome: Outcome | None) -> Ending:
+    """What middlewares are told of an attempt that ended so."""
+    match outcome:
+        case Succeeded():
+            return "succeeded"
+        case Retrying():
+            return "retried"
+        case Snoozed():
+            return "snoozed"
+        case Failed() | Unknown():
+            return "failed"
+        case _:
+            return "stopped"
 
 
 def describe(error: BaseException, reason: str = "error") -> Failure:

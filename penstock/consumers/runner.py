@@ -25,6 +25,7 @@ from penstock.consumers.outcome import (
     Unknown,
     decide,
     describe,
+    ending_of,
 )
 from penstock.consumers.processes import Job
 from penstock.consumers.settler import Settler
@@ -34,6 +35,7 @@ from penstock.errors import HardTimeout, InvalidArguments, TaskControl, Unencoda
 from penstock.events import Started
 from penstock.events import ThreadStuck as ThreadStuckEvent
 from penstock.tasks.context import Context, set_current
+from penstock.tasks.middleware import Endings
 
 log = logging.getLogger("penstock.task")
 
@@ -111,25 +113,32 @@ class Runner:
         if attempt.is_stopped():
             return _stopped(attempt)
         context = self._context(attempt)
+        outcome, error = await self._decided(attempt, context)
+        if outcome is not None and not isinstance(outcome, Succeeded | Released | Cancelled):
+            _log(context, outcome, attempt.endings)
+        if attempt.endings is not None:
+            attempt.endings.tell(ending_of(outcome), error)
+        return outcome
+
+    async def _decided(self, attempt: Attempt, context: Context) -> tuple[Outcome | None, BaseException | None]:
+        """The outcome, and what the code raised."""
         try:
-            outcome = self._bounded(await self._run(attempt, context))
-        except Interrupted:
-            return _stopped(attempt)
+            return self._bounded(await self._run(attempt, context)), None
+        except Interrupted as error:
+            return _stopped(attempt), error
         except ThreadStuck as stuck:
             self._report_stuck(attempt, stuck)
             if attempt.is_stopped():
-                return _stopped(attempt)
-            outcome = decide(HardTimeout(str(stuck)), attempt.policy(), context.attempt)
+                return _stopped(attempt), stuck
+            timeout = HardTimeout(str(stuck))
+            return decide(timeout, attempt.policy(), context.attempt), timeout
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and _worker_is_torn_down():
                 raise
             if attempt.is_stopped() and not isinstance(error, TaskControl):
-                return _stopped(attempt)  # whatever the code makes of being stopped
+                return _stopped(attempt), error  # whatever the code makes of being stopped
             # A CancelledError: the code awaited something that was cancelled, or has cancelled itself.
-            outcome = decide(error, attempt.policy(), context.attempt)
-        if not isinstance(outcome, Succeeded):
-            _log(context, outcome)
-        return outcome
+            return decide(error, attempt.policy(), context.attempt), error
 
     def _bounded(self, outcome: Outcome) -> Outcome:
         """A result that is too large for the server must not hold up the settling of others."""
@@ -196,6 +205,7 @@ class Runner:
             soft=limits.soft,
             retry=message.retry,
             keep_result=self._keeps_result(attempt),
+            headers=message.headers,
         )
 
     def _tell_started(self, attempt: Attempt, context: Context) -> None:
@@ -247,9 +257,9 @@ def _stopped(attempt: Attempt) -> Outcome | None:
             return Released()
 
 
-def _log(context: Context, outcome: Outcome) -> None:
-    """One line in the task's own context, so that it carries id, name, attempt and worker."""
-    variables = contextvars.copy_context()
+def _log(context: Context, outcome: Outcome, endings: Endings | None) -> None:
+    """One line in the task's own context, so that it carries id, name, attempt, worker and trace."""
+    variables = contextvars.copy_context() if endings is None else endings.variables.copy()
     variables.run(set_current, context)
     match outcome:
         case Retrying(delay, failure):

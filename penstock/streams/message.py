@@ -19,6 +19,9 @@ VERSION = 1
 _Seconds = Annotated[float, msgspec.Meta(ge=0, lt=1e10)]
 
 
+_Header = Annotated[str, msgspec.Meta(max_length=4096)]
+
+
 class RetrySpec(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     """A retry policy on the wire: for one call, or for a task whose code the producer has not got."""
 
@@ -31,6 +34,7 @@ class RetrySpec(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True, rename={
     "name": "n", "args": "a", "version": "v", "timeout": "o", "result_ttl": "t", "retry": "r", "meta": "h",
+    "headers": "x",
 }):  # fmt: skip
     """A task to run. Its key travels beside it, as field ``k`` of the entry.
 
@@ -47,6 +51,8 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True, rename={
     result_ttl: _Seconds | None = None
     retry: RetrySpec | None = None
     meta: dict[str, Any] | None = None
+    #: What middlewares send along: the trace that the call belongs to.
+    headers: dict[_Header, _Header] | None = None
 
 
 class Failure(msgspec.Struct, frozen=True, omit_defaults=True):

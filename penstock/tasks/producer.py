@@ -20,6 +20,7 @@ from penstock.streams.confirmation import Confirmation
 from penstock.streams.message import Message, encode_message
 from penstock.streams.produce import Enqueued, Envelope
 from penstock.streams.tokens import token
+from penstock.tasks.middleware import Middlewares
 from penstock.tasks.options import CallOptions, TaskOptions
 from penstock.tasks.outbox import Outbox
 
@@ -53,6 +54,7 @@ class Producer:
         self._clients = clients
         self._settings = settings
         self._observers = observers
+        self.middlewares = Middlewares()
         self._outboxes = PerLoop(lambda: Outbox(clients.of_loop_for, settings), Outbox.aclose)
         self._confirmations = {level: _confirmation(level, settings) for level in get_args(Durability)}
         #: Queues known to be registered: one command for each in the life of a process.
@@ -60,13 +62,14 @@ class Producer:
 
     def prepare(self, name: str, args: bytes, config: TaskOptions, call: CallOptions | None) -> Outgoing:
         """The envelope of one call. Raises `PayloadTooLarge`."""
+        headers = self._headers(name, config, call) if self.middlewares else None
         if call is None:
             call = _NO_OPTIONS
-            message = encode_message(Message(name, msgspec.Raw(args)))
+            message = encode_message(Message(name, msgspec.Raw(args), headers=headers))
         else:
             retry = call.retry.spec() if call.retry is not None else None
             message = encode_message(
-                Message(name, msgspec.Raw(args), 1, call.timeout, call.result_ttl, retry, call.meta)
+                Message(name, msgspec.Raw(args), 1, call.timeout, call.result_ttl, retry, call.meta, headers)
             )
         if len(message) > self._settings.max_payload:
             raise PayloadTooLarge(
@@ -82,6 +85,9 @@ class Producer:
             self._confirmations[call.durability or self._settings.durability],
             is_fresh=call.id is None,
         )
+
+    def _headers(self, name: str, config: TaskOptions, call: CallOptions | None) -> dict[str, str] | None:
+        return self.middlewares.headers(name, (call and call.queue) or config.queue)
 
     def send(self, outgoing: Outgoing) -> bool:
         """Enqueue one call in one round trip: True if it is new, False if its id existed."""
@@ -111,6 +117,10 @@ class Producer:
     def send_all(self, calls: Iterable[Outgoing]) -> list[tuple[str, bool]]:
         """(id, new?) of each call, in their order, in a round trip for each few hundred. All are tried;
         then the first error is raised, with `sent` = those that were accepted. `NotDurable` ends it at once."""
+        with self.middlewares.bulk():
+            return self._send_all(calls)
+
+    def _send_all(self, calls: Iterable[Outgoing]) -> list[tuple[str, bool]]:
         sent: dict[int, tuple[str, bool]] = {}
         errors: list[Exception] = []
         for queue, batch in batches(calls):
@@ -127,6 +137,10 @@ class Producer:
 
     async def asend_all(self, calls: Iterable[Outgoing]) -> list[tuple[str, bool]]:
         """As `send_all`. The next batch is made while the server works on the one before, and sent after it."""
+        with self.middlewares.bulk():
+            return await self._asend_all(calls)
+
+    async def _asend_all(self, calls: Iterable[Outgoing]) -> list[tuple[str, bool]]:
         sent: dict[int, tuple[str, bool]] = {}
         errors: list[Exception] = []
         under_way: asyncio.Task[None] | None = None

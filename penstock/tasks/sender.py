@@ -13,6 +13,7 @@ import msgspec
 from penstock.errors import ConfigurationError, SyncInAsync
 from penstock.settings import SyncInLoop
 from penstock.tasks.handle import Handle
+from penstock.tasks.middleware import Middlewares
 from penstock.tasks.producer import Producer
 from penstock.tasks.results import Results
 
@@ -27,6 +28,8 @@ class Sender:
 
     def __init__(self) -> None:
         self._producer: Producer | None = None
+        #: Of the app; empty until there is one.
+        self.middlewares = Middlewares()
         self._results: Results | None = None
         self._sync_in_loop: SyncInLoop = "warn"
         self._warned = False
@@ -38,6 +41,7 @@ class Sender:
     def connect(self, producer: Producer, results: Results, sync_in_loop: SyncInLoop) -> None:
         """Called by the app that the tasks belong to."""
         self._producer = producer
+        self.middlewares = producer.middlewares
         self._results = results
         # A notebook's cells run inside a loop that has nothing else to do.
         self._sync_in_loop = "allow" if sync_in_loop == "warn" and _is_ipython() else sync_in_loop

@@ -9,6 +9,7 @@ from typing import Any, Generic, ParamSpec, TypeAlias, TypeVar, Unpack, cast, ov
 from penstock.errors import ConfigurationError, InvalidTask
 from penstock.tasks.codec import Codec
 from penstock.tasks.handle import Handle
+from penstock.tasks.middleware import Middlewares
 from penstock.tasks.options import CallOptions, CallOptionsDict, TaskOptions, check_id
 from penstock.tasks.producer import Outgoing
 from penstock.tasks.sender import Sender
@@ -57,6 +58,11 @@ class Task(Generic[P, C_co]):
 
     def __repr__(self) -> str:
         return f"<Task {self.name}>"
+
+    @property
+    def middlewares(self) -> Middlewares:
+        """Those of the app that it belongs to."""
+        return self._sender.middlewares
 
     @overload
     def delay(self: Task[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs) -> Handle[R]: ...

@@ -85,6 +85,16 @@ PRINTS = {
         r"cancel of a running task: True",
         r"export was cancelled",
     ],
+    "tracing.py": [
+        r"order 42 is paid",
+        r"traces: 1",
+        r"POST /orders",
+        r"send default",
+        r"run tracing\.pay +retried",
+        r"run tracing\.pay +succeeded",
+        r"send mail",
+        r"run tracing\.send_receipt +succeeded",
+    ],
 }
 
 
