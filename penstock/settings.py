@@ -128,6 +128,12 @@ ENV_OTHERS = frozenset(
 )
 
 
+#: What Kubernetes tells every pod of a service that is called ``penstock-...``: no setting, and not the user's doing.
+_SERVICE = re.compile(
+    r"PENSTOCK_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+
+
 def load_settings(given: Mapping[str, Any], env: Mapping[str, str] | None = None) -> Settings:
     """Settings from `given` (an App's keyword arguments), else `env`, else the defaults.
 
@@ -140,7 +146,7 @@ def load_settings(given: Mapping[str, Any], env: Mapping[str, str] | None = None
         if not variable.startswith(ENV_PREFIX):
             continue
         name = variable.removeprefix(ENV_PREFIX).lower()
-        if variable.removeprefix(ENV_PREFIX) in ENV_OTHERS or name.startswith("_"):
+        if variable.removeprefix(ENV_PREFIX) in ENV_OTHERS or name.startswith("_") or _SERVICE.fullmatch(variable):
             continue
         if name not in _TYPES:
             raise ConfigurationError(f"{variable}: no such setting{did_you_mean(variable, _variables())}")

@@ -25,8 +25,9 @@ from tests.source import ROOT
 #: Not collected: they use no server of the tests.
 NO_SERVER = (
     "tests/acceptance/test_bench.py", "tests/acceptance/test_demo.py", "tests/acceptance/test_embedded.py",
-    "tests/acceptance/test_examples.py", "tests/test_caps.py", "tests/test_layers.py", "tests/test_public_api.py",
-    "tests/test_typing.py", "tests/typing", "tests/unit",
+    "tests/acceptance/test_examples.py", "tests/deploy/test_kubernetes.py", "tests/deploy/test_rules.py",
+    "tests/deploy/test_systemd_units.py", "tests/grafana", "tests/test_caps.py", "tests/test_layers.py",
+    "tests/test_public_api.py", "tests/test_typing.py", "tests/typing", "tests/unit",
 )  # fmt: skip
 
 #: Tests that cannot run so, and why. In these tables: a folder, a file, or a file and a function.
@@ -60,22 +61,28 @@ ROLES: Mapping[str, tuple[Role, ...]] = {
     "tests/contract/test_bury.py": INSPECTS,
     "tests/contract/test_enqueue.py::test_queues_are_registered": INSPECTS,
     "tests/contract/test_heartbeat.py": INSPECTS,
+    "tests/contract/test_inspect.py": OPERATES,
+    "tests/contract/test_measure.py": INSPECTS,
     "tests/contract/test_pause.py": OPERATES,
     "tests/contract/test_redrive.py": OPERATES,
     "tests/contract/test_refusals.py": INSPECTS,
     "tests/contract/test_resends.py": OPERATES,
     "tests/contract/test_scripts.py": INSPECTS,
     "tests/contract/test_slots.py": OPERATES,
+    "tests/deploy/test_processes.py": INSPECTS,
+    "tests/deploy/test_under_systemd.py": INSPECTS,
+    "tests/failover": OPERATES,
+    "tests/fuzz": OPERATES,
     "tests/integration/test_dead_letters.py": OPERATES,
     "tests/integration/test_pause.py": OPERATES,
     "tests/integration/test_producing.py": INSPECTS,
     "tests/integration/test_retries.py": INSPECTS,
     "tests/integration/test_rolling_deploy.py": OPERATES,
-    "tests/failover": OPERATES,
-    "tests/fuzz": OPERATES,
     "tests/lessons": OPERATES,
+    "tests/metrics": INSPECTS,
     "tests/model": OPERATES,
     "tests/rules": OPERATES,
+    "tests/tracing": OPERATES,
 }
 
 _DOCTOR = "tests/rules/test_rule_16_at_least_once.py::test_doctor_finds_the_settings_by_which_redis_may_lose_tasks"
