@@ -22,8 +22,8 @@ from tests.topologies import cluster
 CLUSTER = "cluster"
 
 
-#: Long suites with a command of their own (`make chaos`, `make failover`): run only if ``-m`` names them.
-LONG = {"chaos": "takes minutes", "failover": "takes a minute"}
+#: Long suites with a command of their own (`make chaos`, ..): run only if ``-m`` names them.
+LONG = {"chaos": "takes minutes", "failover": "takes a minute", "observability": "takes two minutes"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from penstock.errors import ConfigurationError
 from tests.deploy.files import DEPLOY, END, documents, module, parse, read, read_one, settings, strings, tool
 
 KUBERNETES = DEPLOY / "kubernetes"
