@@ -32,7 +32,7 @@ async def test_a_lone_task_is_not_paid_for_by_all_queues(app: App, server: Serve
                 assert await (await work.options(queue=queue).adelay()) == 1
             fetches = [words for words in monitor.take() if words[0] == "EVALSHA" and words[1] == _FETCH.sha]
     # One when it has come, and one where a busy machine has let the knowledge of the others' emptiness grow old.
-    assert len(QUEUES) <= len(fetches) <= 3 * len(QUEUES)
+    assert 1 < len(fetches) <= 3 * len(QUEUES)
 
 
 async def test_a_busy_queue_hides_no_other(app: App, seen: Seen) -> None:
