@@ -13,6 +13,7 @@ import redis
 
 from penstock import App, Context, Reject, Retry, RetryPolicy, Snooze, State
 from penstock.events import Retried, Started
+from penstock.streams import keys
 from tests.commands import Command, Folder, is_alive
 from tests.contract.helpers import Queue
 from tests.integration.support import Seen
