@@ -1,4 +1,5 @@
-"""What a scrape costs: the server's time, bytes from it, and the exporter's own time, for many queues and workers.
+"""What a scrape costs: the server's time, bytes from it, and the exporter's own time, for many queues and workers;
+and how long `penstock check` takes.
 
     python -m benchmarks.scrape [--queues 100] [--workers 100] [--runs 21] [--report FILE]
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -116,6 +118,20 @@ def measure(queues: int, workers: int, runs: int) -> list[str]:
     ]  # fmt: skip
 
 
+def probe(runs: int) -> list[float]:
+    """Milliseconds that `penstock check` takes as a process, with a worker to be found."""
+    with RedisServer() as server:
+        fill(server, 1, 1)
+        command = [sys.executable, "-m", "penstock", "check", "--namespace", NAMESPACE, "--url", server.url]
+        command += ["--host", "host-000", "--max-age", "1000"]
+        taken = []
+        for _ in range(runs):
+            since = time.perf_counter()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            taken.append((time.perf_counter() - since) * 1000)
+    return sorted(taken)
+
+
 def _sent(raw: Any) -> int:
     return int(raw.info("stats")["total_net_output_bytes"])
 
@@ -133,10 +149,14 @@ def main() -> None:
     for row in rows:
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+    taken = probe(given.runs)
+    check = f"`penstock check`, as a process: {statistics.median(taken):.0f} ms ({taken[0]:.0f}-{taken[-1]:.0f})"
+    print(check)
     if given.report is not None:
         about = {**describe(), "command": "python -m benchmarks.scrape"}
         lines = ["# What a scrape costs", "", *(f"- {name}: {text}" for name, text in about.items()), ""]
         lines += ["| " + " | ".join(row) + " |" for row in (COLUMNS, ["---:"] * len(COLUMNS), *rows)]
+        lines += ["", check]
         given.report.write_text("\n".join(lines) + "\n")
 
 
