@@ -215,7 +215,7 @@ def timeline(title: str, description: str, query: Query) -> Any:
     """States over time, a line for each series."""
     panel = statetimeline.Panel().show_value(VisibilityMode.NEVER).row_height(0.8).merge_values(True)
     panel.no_value("none")
-    return _common(panel, title, description, "short", [query], ((None, GREEN), (1, RED)), None)
+    return _common(panel, title, description, "locale", [query], ((None, GREEN), (1, RED)), None)
 
 
 def rows(
@@ -223,7 +223,9 @@ def rows(
     hidden: Sequence[str] = (),
 ) -> Any:  # fmt: skip
     """A table: a row for each value of the label `key`; a column (title, unit, query, limits) for each query."""
-    panel = table.Panel().show_header(True).filterable(True)
+    panel = table.Panel().show_header(True).filterable(True).min_width(90)
+    # A label that looks like a number is none: process 11105 must not become "11.1 K".
+    panel.override_by_field_type("string", [DynamicConfigValue(id_val="unit", value="string")])
     names = {f"Value #{letter}": title for letter, (title, *_) in zip(ascii_uppercase, columns, strict=False)}
     panel.transformations([
         DataTransformerConfig(id_val="merge", options={}),
@@ -238,11 +240,12 @@ def rows(
     ])  # fmt: skip
     for name, unit, _, steps in columns:
         panel.override_by_name(name, _column(unit, steps))
+    panel.override_by_name(key, [DynamicConfigValue(id_val="custom.minWidth", value=180)])
     if link:
         url = [{"title": f"Open this {key}", "url": link}]
         panel.override_by_name(key, [DynamicConfigValue(id_val="links", value=url)])
     queries = [query for _, _, query, _ in columns]
-    return _common(panel, title, description, "short", queries, _NEUTRAL, None, PromQueryFormat.TABLE)
+    return _common(panel, title, description, "locale", queries, _NEUTRAL, None, PromQueryFormat.TABLE)
 
 
 def _column(unit: str, steps: Steps) -> list[DynamicConfigValue]:

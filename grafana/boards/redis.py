@@ -15,8 +15,8 @@ def build() -> Board:
     board.add(
         number(
             "Up",
-            "1: the exporters' last read succeeded. 0: PenstockRedisDown.",
-            "short",
+            "Yes: the exporters' last read succeeded. No: PenstockRedisDown.",
+            "bool_yes_no",
             Query(f"min({most('penstock_redis_up', JOB, 'job')})"),
             bad,
             decimals=0,
@@ -39,8 +39,8 @@ def build() -> Board:
     board.add(
         number(
             "Refuses when full",
-            "1: noeviction, as it must be. 0: it deletes keys, and tasks with them: PenstockRedisMayEvict.",
-            "short",
+            "Yes: noeviction, as it must be. No: it deletes keys, and tasks with them: PenstockRedisMayEvict.",
+            "bool_yes_no",
             Query(f"min({most('penstock_redis_noeviction', NODE, 'job, node')})"),
             bad,
             decimals=0,
@@ -51,8 +51,8 @@ def build() -> Board:
     board.add(
         number(
             "Append-only file",
-            "1: it writes one. 0: a restart loses tasks: PenstockRedisNotPersistent.",
-            "short",
+            "Yes: it writes one. No: a restart loses tasks: PenstockRedisNotPersistent.",
+            "bool_yes_no",
             Query(f"min({most('penstock_redis_aof_enabled', NODE, 'job, node')})"),
             bad,
             decimals=0,
@@ -63,8 +63,8 @@ def build() -> Board:
     board.add(
         number(
             "Last save",
-            "1: its last snapshot and its last write to the file succeeded. 0: a full disk? PenstockRedisNotPersistent.",
-            "short",
+            "Yes: its last snapshot and its last write to the file succeeded. No: a full disk? PenstockRedisNotPersistent.",
+            "bool_yes_no",
             Query(f"min({most('penstock_redis_last_save_ok', NODE, 'job, node')})"),
             bad,
             decimals=0,
@@ -76,7 +76,7 @@ def build() -> Board:
         number(
             "Keys deleted",
             "For want of memory, in the time that is shown. Not 0: PenstockRedisEvicted.",
-            "short",
+            "locale",
             Query(
                 f"sum(max without (instance, pod, endpoint, container) (increase(penstock_redis_evicted_keys_total{{{NODE}}}[$__range])))",
                 instant=True,
@@ -104,7 +104,7 @@ def build() -> Board:
         lines(
             "Connections",
             "Open ones, those that wait in a blocking command (idle workers), and how many it takes.",
-            "short",
+            "locale",
             [
                 Query(most("penstock_redis_clients", NODE, "node"), "{{node}}: open"),
                 Query(most("penstock_redis_clients_blocked", NODE, "node"), "{{node}}: blocked"),
@@ -118,7 +118,7 @@ def build() -> Board:
         lines(
             "Keys deleted, connections refused",
             "Per step. Both are 0 in good times. Refused: more clients than maxclients.",
-            "short",
+            "locale",
             [
                 Query(total(increase("penstock_redis_evicted_keys_total", NODE), "node"), "{{node}}: keys deleted"),
                 Query(total(increase("penstock_redis_rejected_connections_total", NODE), "node"), "{{node}}: refused"),
@@ -139,7 +139,7 @@ def build() -> Board:
         lines(
             "Servers",
             "One line for each, with its version, role and what it does when it is full.",
-            "short",
+            "locale",
             [
                 Query(
                     f"max by (node, version, role, maxmemory_policy) ({gauge('penstock_redis_info', NODE)})",
@@ -174,7 +174,7 @@ def build() -> Board:
         lines(
             "Task names folded",
             'Names beyond 200 of a queue are counted together as task="other". More and more: names are made up at run time.',
-            "short",
+            "locale",
             [Query(most("penstock_exporter_folded_tasks", JOB, "queue"), "{{queue}}")],
             decimals=0,
         ),
@@ -184,7 +184,7 @@ def build() -> Board:
         lines(
             "Exporters",
             "How many there are, by version. None: PenstockExporterDown.",
-            "short",
+            "locale",
             [Query(f"count by (version) (penstock_exporter_build_info{{{JOB}}})", "{{version}}")],
             decimals=0,
         ),
