@@ -215,7 +215,7 @@ def timeline(title: str, description: str, query: Query) -> Any:
     """States over time, a line for each series."""
     panel = statetimeline.Panel().show_value(VisibilityMode.NEVER).row_height(0.8).merge_values(True)
     panel.no_value("none")
-    return _common(panel, title, description, "locale", [query], ((None, GREEN), (1, RED)), None)
+    return _common(panel, title, description, "none", [query], ((None, GREEN), (1, RED)), None)
 
 
 def rows(
@@ -245,7 +245,7 @@ def rows(
         url = [{"title": f"Open this {key}", "url": link}]
         panel.override_by_name(key, [DynamicConfigValue(id_val="links", value=url)])
     queries = [query for _, _, query, _ in columns]
-    return _common(panel, title, description, "locale", queries, _NEUTRAL, None, PromQueryFormat.TABLE)
+    return _common(panel, title, description, "none", queries, _NEUTRAL, None, PromQueryFormat.TABLE)
 
 
 def _column(unit: str, steps: Steps) -> list[DynamicConfigValue]:

@@ -17,7 +17,7 @@ def build() -> Board:
         number(
             "Ready",
             "Tasks that wait for a worker, of all queues. Some are normal; look whether they grow, and for how long the oldest has waited.",
-            "locale",
+            "none",
             Query(total(gauge("penstock_queue_ready_tasks", JOB))),
             decimals=0,
         ),
@@ -51,7 +51,7 @@ def build() -> Board:
         number(
             "Living workers",
             "Worker processes that were heard of within 20 s. 0: nobody does anything, see PenstockQueueWithoutWorkers.",
-            "locale",
+            "none",
             Query(
                 'count(max by (job, worker) (penstock_worker_heartbeat_age_seconds{job=~"$job"}) <= 20) or vector(0)'
             ),
@@ -88,7 +88,7 @@ def build() -> Board:
         number(
             "Dead letters",
             "Tasks that failed for good and are kept for a week: `penstock dead list`. PenstockDeadLetters fires when there are more.",
-            "locale",
+            "none",
             Query(total(gauge("penstock_queue_dead_tasks", JOB))),
             ((None, GREEN), (1, ORANGE)),
             decimals=0,
@@ -100,7 +100,7 @@ def build() -> Board:
         number(
             "Overdue leases",
             "Tasks whose worker no longer renews them, and that nobody has taken over yet. For ten minutes: PenstockOverdueLeases.",
-            "locale",
+            "none",
             Query(total(gauge("penstock_queue_overdue_leases", JOB))),
             ((None, GREEN), (1, ORANGE), (10, RED)),
             decimals=0,
@@ -143,7 +143,7 @@ def _queues(board: Board) -> None:
             "Every queue at this moment. A click on its name opens its own dashboard.",
             "queue",
             [
-                column("ready", "locale", total_of("penstock_queue_ready_tasks")),
+                column("ready", "none", total_of("penstock_queue_ready_tasks")),
                 column(
                     "oldest",
                     "s",
@@ -152,13 +152,13 @@ def _queues(board: Board) -> None:
                     (30, ORANGE),
                     (120, RED),
                 ),
-                column("running", "locale", total_of("penstock_queue_pending_tasks")),
-                column("scheduled", "locale", total_of("penstock_queue_scheduled_tasks")),
+                column("running", "none", total_of("penstock_queue_pending_tasks")),
+                column("scheduled", "none", total_of("penstock_queue_scheduled_tasks")),
                 column(
                     "late", "s", most_of("penstock_queue_oldest_due_age_seconds"), (None, GREEN), (1, ORANGE), (30, RED)
                 ),
-                column("dead", "locale", total_of("penstock_queue_dead_tasks"), (None, GREEN), (1, ORANGE)),
-                column("workers", "locale", most_of("penstock_queue_live_workers"), (None, RED), (1, GREEN)),
+                column("dead", "none", total_of("penstock_queue_dead_tasks"), (None, GREEN), (1, ORANGE)),
+                column("workers", "none", most_of("penstock_queue_live_workers"), (None, RED), (1, GREEN)),
                 column(
                     "slots taken",
                     "percentunit",
@@ -182,7 +182,7 @@ def _flow(board: Board) -> None:
         lines(
             "Ready, by queue",
             "Tasks that wait. A line that climbs and does not come back: too few workers, or none.",
-            "locale",
+            "none",
             [Query(total(gauge("penstock_queue_ready_tasks", JOB), "queue"), "{{queue}}")],
             decimals=0,
         ),

@@ -20,7 +20,7 @@ def build() -> Board:
 
 
 def _now(board: Board) -> None:
-    def figure(title: str, text: str, name: str, *steps: tuple[float | None, str], unit: str = "locale") -> None:
+    def figure(title: str, text: str, name: str, *steps: tuple[float | None, str], unit: str = "none") -> None:
         board.add(
             number(title, text, unit, Query(total(gauge(name, QUEUE))), steps or ((None, "blue"),), decimals=0), 4, 4
         )
@@ -61,7 +61,7 @@ def _waiting(board: Board) -> None:
         lines(
             "Ready, by priority",
             "Priorities are streams of their own, read by weight: low waits longer, and does not starve.",
-            "locale",
+            "none",
             [Query(total(gauge("penstock_queue_ready_tasks", QUEUE), "priority"), "{{priority}}")],
             stacked=True,
             decimals=0,
@@ -85,7 +85,7 @@ def _waiting(board: Board) -> None:
         lines(
             "Running, scheduled, dead",
             "Scheduled tasks include retries; overdue are those whose time has come and that are not ready yet.",
-            "locale",
+            "none",
             [
                 Query(total(gauge("penstock_queue_pending_tasks", QUEUE)), "running"),
                 Query(total(gauge("penstock_queue_scheduled_tasks", QUEUE)), "scheduled"),
@@ -126,7 +126,7 @@ def _working(board: Board) -> None:
         lines(
             "Slots and workers",
             "Slots of the workers that serve the queue (of the kind that is fullest), how many of them are taken, and how many workers live. Taken near all: PenstockSaturated; no worker: PenstockQueueWithoutWorkers.",
-            "locale",
+            "none",
             [
                 Query(f"sum({most('penstock_queue_slots', QUEUE, 'job, queue')})", "slots"),
                 Query(f"sum({most('penstock_queue_busy_slots', QUEUE, 'job, queue')})", "taken"),
@@ -140,7 +140,7 @@ def _working(board: Board) -> None:
         lines(
             "Leases",
             "Tasks that nobody renews (PenstockOverdueLeases), and tasks that run for the second time or more, since a worker died with them.",
-            "locale",
+            "none",
             [
                 Query(total(gauge("penstock_queue_overdue_leases", QUEUE)), "overdue"),
                 Query(total(gauge("penstock_queue_redelivered_pending_tasks", QUEUE)), "delivered again"),
@@ -194,7 +194,7 @@ def _endings(board: Board) -> None:
         lines(
             "Failures, by reason",
             "Tasks that failed for good in each step. error: what the code raised; timeout; rejected: by the task itself; max_deliveries: its workers died; unknown_task: nobody has it.",
-            "locale",
+            "none",
             [Query(total(increase("penstock_task_failures_total", QUEUE), "reason"), "{{reason}}")],
             stacked=True,
         ),
@@ -208,7 +208,7 @@ def _endings(board: Board) -> None:
             [
                 (
                     "ended",
-                    "locale",
+                    "none",
                     Query(
                         f"sum by (task) (max without (instance, pod, endpoint, container) (increase(penstock_tasks_finished_total{{{QUEUE}}}[$__range])))",
                         instant=True,
@@ -217,7 +217,7 @@ def _endings(board: Board) -> None:
                 ),
                 (
                     "failed",
-                    "locale",
+                    "none",
                     Query(
                         f'sum by (task) (max without (instance, pod, endpoint, container) (increase(penstock_tasks_finished_total{{{QUEUE}, outcome="failed"}}[$__range])))',
                         instant=True,
@@ -226,7 +226,7 @@ def _endings(board: Board) -> None:
                 ),
                 (
                     "retried",
-                    "locale",
+                    "none",
                     Query(
                         f"sum by (task) (max without (instance, pod, endpoint, container) (increase(penstock_tasks_retried_total{{{QUEUE}}}[$__range])))",
                         instant=True,

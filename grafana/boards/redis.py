@@ -76,7 +76,7 @@ def build() -> Board:
         number(
             "Keys deleted",
             "For want of memory, in the time that is shown. Not 0: PenstockRedisEvicted.",
-            "locale",
+            "none",
             Query(
                 f"sum(max without (instance, pod, endpoint, container) (increase(penstock_redis_evicted_keys_total{{{NODE}}}[$__range])))",
                 instant=True,
@@ -104,7 +104,7 @@ def build() -> Board:
         lines(
             "Connections",
             "Open ones, those that wait in a blocking command (idle workers), and how many it takes.",
-            "locale",
+            "none",
             [
                 Query(most("penstock_redis_clients", NODE, "node"), "{{node}}: open"),
                 Query(most("penstock_redis_clients_blocked", NODE, "node"), "{{node}}: blocked"),
@@ -118,7 +118,7 @@ def build() -> Board:
         lines(
             "Keys deleted, connections refused",
             "Per step. Both are 0 in good times. Refused: more clients than maxclients.",
-            "locale",
+            "none",
             [
                 Query(total(increase("penstock_redis_evicted_keys_total", NODE), "node"), "{{node}}: keys deleted"),
                 Query(total(increase("penstock_redis_rejected_connections_total", NODE), "node"), "{{node}}: refused"),
@@ -139,7 +139,7 @@ def build() -> Board:
         lines(
             "Servers",
             "One line for each, with its version, role and what it does when it is full.",
-            "locale",
+            "none",
             [
                 Query(
                     f"max by (node, version, role, maxmemory_policy) ({gauge('penstock_redis_info', NODE)})",
@@ -174,7 +174,7 @@ def build() -> Board:
         lines(
             "Task names folded",
             'Names beyond 200 of a queue are counted together as task="other". More and more: names are made up at run time.',
-            "locale",
+            "none",
             [Query(most("penstock_exporter_folded_tasks", JOB, "queue"), "{{queue}}")],
             decimals=0,
         ),
@@ -184,7 +184,7 @@ def build() -> Board:
         lines(
             "Exporters",
             "How many there are, by version. None: PenstockExporterDown.",
-            "locale",
+            "none",
             [Query(f"count by (version) (penstock_exporter_build_info{{{JOB}}})", "{{version}}")],
             decimals=0,
         ),

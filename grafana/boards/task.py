@@ -90,7 +90,7 @@ def build() -> Board:
         lines(
             "Failures, by reason",
             "For good, in each step. timeout: longer than it may; max_deliveries: its workers died.",
-            "locale",
+            "none",
             [Query(total(increase("penstock_task_failures_total", TASK), "reason"), "{{reason}}")],
             stacked=True,
         ),
@@ -140,7 +140,7 @@ def build() -> Board:
         lines(
             "Slots taken, by task",
             "Run time per second: how many slots each task takes on average. Who takes most makes others wait.",
-            "locale",
+            "none",
             [Query(total(rate(f"{_RUN}_sum", TASK), "task"), "{{task}}")],
             stacked=True,
         ),

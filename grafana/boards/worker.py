@@ -19,7 +19,7 @@ def build() -> Board:
         number(
             "Living",
             "Heard of within 20 s; each sends a heartbeat every 5 s.",
-            "locale",
+            "none",
             Query(alive),
             ((None, RED), (1, GREEN)),
             decimals=0,
@@ -31,7 +31,7 @@ def build() -> Board:
         number(
             "Silent",
             "Not heard of for more than 20 s, and not ended in order: killed, or hanging. They are shown for ten minutes. PenstockWorkerHeartbeatStale.",
-            "locale",
+            "none",
             Query(silent),
             ((None, GREEN), (1, RED)),
             decimals=0,
@@ -76,7 +76,7 @@ def build() -> Board:
         number(
             "Versions",
             "How many versions of penstock run. Two during a deployment; else somebody was left behind.",
-            "locale",
+            "none",
             Query(f"count({most('penstock_worker_info', WORKER, 'version')})"),
             ((None, GREEN), (2, ORANGE)),
             decimals=0,
@@ -105,8 +105,8 @@ def build() -> Board:
                     Query(f"time() - {most('penstock_worker_start_time_seconds', WORKER, 'worker')}", instant=True),
                     (),
                 ),
-                ("slots", "locale", Query(most("penstock_worker_slots", WORKER, "worker"), instant=True), ()),
-                ("taken", "locale", Query(most("penstock_worker_busy_slots", WORKER, "worker"), instant=True), ()),
+                ("slots", "none", Query(most("penstock_worker_slots", WORKER, "worker"), instant=True), ()),
+                ("taken", "none", Query(most("penstock_worker_busy_slots", WORKER, "worker"), instant=True), ()),
                 (
                     "memory",
                     "bytes",
@@ -139,7 +139,7 @@ def build() -> Board:
         lines(
             "Slots taken",
             "Tasks that each worker runs, at its heartbeats.",
-            "locale",
+            "none",
             [Query(most("penstock_worker_busy_slots", WORKER, "worker"), "{{worker}}")],
             stacked=True,
             decimals=0,

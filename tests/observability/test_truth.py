@@ -120,7 +120,7 @@ def test_workers_by_name(story: Story) -> None:
         [pid] = stage.pids(name)[1:]
         assert since - 2 <= age.pop(pid) <= since + 6.5
     for pid in stage.pids("storm")[1:]:  # killed one after the other
-        assert 30 <= age.pop(pid) <= since + 6.5
+        assert 10 < age.pop(pid) <= since + 6.5
     living = {pid for name in ("main", "narrow", "blocked") for pid in stage.pids(name)[1:]}
     assert age.keys() == living and max(age.values()) < 10
     total = at(story, "height", f'sum({_ONE} (penstock_worker_slots{{job="{PAIR}"}}))')
