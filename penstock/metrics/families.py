@@ -104,9 +104,9 @@ def _add_tasks(page: Page, stats: QueueStats, names: Names) -> None:
     shown = names.of(stats)
     page.add("penstock_exporter_folded_tasks", shown.folded, queue)
     for outcome in _FINISHED:
-        for task, count in shown.sums(stats.counters.get(outcome, {})).items():
+        for task, count in shown.sums(stats.counters.get(outcome, {}), all_names=True).items():
             page.add("penstock_tasks_finished_total", count, queue, task, outcome)
-    for task, count in shown.sums(stats.counters.get("retried", {})).items():
+    for task, count in shown.sums(stats.counters.get("retried", {}), all_names=True).items():
         page.add("penstock_tasks_retried_total", count, queue, task)
     for reason in _RETURNED:
         for task, count in shown.sums(stats.counters.get(reason, {})).items():

@@ -45,9 +45,10 @@ class Shown:
         """What `task` is reported as."""
         return task if task in self._kept else OTHER
 
-    def sums(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """Counts by reported name."""
-        found: dict[str, int] = {}
+    def sums(self, counts: Mapping[str, int], *, all_names: bool = False) -> dict[str, int]:
+        """Counts by reported name; with `all_names` a 0 for those that have none. A rate needs a value before the first
+        failure: of a series that begins with it there is none to be seen."""
+        found = dict.fromkeys(sorted(self._kept), 0) if all_names else {}
         for task, count in counts.items():
             name = self.name(task)
             found[name] = found.get(name, 0) + count

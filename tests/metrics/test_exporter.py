@@ -77,6 +77,8 @@ async def test_how_tasks_ended(app: App, scrape: TakeScrape) -> None:
     } == {1}
     assert ran == 8 or finished(outcome="expired", task="good") == 1
     assert found.value("penstock_tasks_retried_total", task="bad") == 1
+    assert found.value("penstock_tasks_retried_total", task="good") == 0  # a rate needs a value before the first
+    assert finished(task="refused", outcome="succeeded") == 0
     assert found.value("penstock_tasks_returned_total", task="sleepy", reason="snoozed") == 1
     reasons = found.values("penstock_task_failures_total")
     assert {(dict(key)["task"], dict(key)["reason"]): value for key, value in reasons.items()} == {
@@ -346,7 +348,7 @@ def test_task_names_are_bounded_and_the_rest_is_visible(
     with Exporter(url, namespace=namespace, max_tasks=3) as exporter:
 
         def counts() -> dict[str, float]:
-            found = Scrape(exporter.render().decode()).values("penstock_tasks_finished_total")
+            found = Scrape(exporter.render().decode()).values("penstock_tasks_finished_total", outcome="succeeded")
             return {dict(key)["task"]: value for key, value in found.items()}
 
         assert counts() == {"task-007": 107, "task-008": 108, "task-009": 109, "other": sum(range(100, 107))}
