@@ -5,7 +5,8 @@ from __future__ import annotations
 from grafana.boards.board import GREEN, ORANGE, RED, Board, Query, lines, number, rows, timeline
 from grafana.boards.promql import JOB, gauge, most, quantile, rate, total
 
-_FULL = 'sum(max by (job, queue) (penstock_queue_busy_slots{job=~"$job"})) / sum(max by (job, queue) (penstock_queue_slots{job=~"$job"}) > 0)'
+_BUSY, _SLOTS = (most(f"penstock_queue_{name}", JOB, "job, queue") for name in ("busy_slots", "slots"))
+_FULL = f"max({_BUSY} / ({_SLOTS} > 0)) or vector(0)"
 _FAILED = rate("penstock_tasks_finished_total", f'{JOB}, outcome="failed"')
 _ENDED = rate("penstock_tasks_finished_total", JOB)
 
@@ -38,7 +39,7 @@ def build() -> Board:
     board.add(
         number(
             "Slots taken",
-            "Share of the workers' slots that run a task. Near 100 % tasks wait for others to end: PenstockSaturated.",
+            "Share of their slots in which the workers of a queue run a task: of the queue whose workers are fullest. Near 100 % its tasks wait for others to end, PenstockSaturated.",
             "percentunit",
             Query(_FULL),
             ((None, GREEN), (0.8, ORANGE), (0.95, RED)),

@@ -125,7 +125,7 @@ def _working(board: Board) -> None:
     board.add(
         lines(
             "Slots and workers",
-            "Slots of the workers that serve the queue (of the kind that is fullest), how many of them are taken, and how many workers live. Taken near all: PenstockSaturated; no worker: PenstockQueueWithoutWorkers.",
+            "Slots of the workers that serve the queue (of the kind that is fullest), how many of them are taken, and how many workers live; with several queues chosen, a worker counts for each that it serves. Taken near all: PenstockSaturated; no worker: PenstockQueueWithoutWorkers.",
             "none",
             [
                 Query(f"sum({most('penstock_queue_slots', QUEUE, 'job, queue')})", "slots"),
