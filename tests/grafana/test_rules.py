@@ -6,7 +6,9 @@ What they do is tested by promtool, where it is installed: `grafana/rules/tests/
 from __future__ import annotations
 
 import copy
+import json
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ import yaml
 
 from penstock.metrics.catalogue import all_metrics
 from tests.source import ROOT
+from tests.test_docs import unknown_words
 
 RULES = ROOT / "grafana" / "rules"
 RUNBOOK = ROOT / "docs" / "runbook.md"
@@ -72,8 +75,32 @@ def unknown_names(expression: str, recorded: set[str]) -> list[str]:
 
 
 def doubled(expression: str) -> list[str]:
-    """Sums over a metric of which no exporter was taken first: two of them would be added up."""
-    return re.findall(r"sum[^(]*(?:by|without) \([^)]*\) \((?:rate\(|increase\()?penstock_\w+", expression)
+    """Metrics of which no exporter was taken first, by `max` and nothing else: two would be added up, or be two alerts.
+
+    Of what is recorded that has been done. `on` and `by` keep the job, since each namespace is one.
+    """
+    taken = re.compile(
+        r"(?:max by \(job\b[\w, ]*\)|max without \(instance, pod, endpoint, container\)|absent"
+        r"|max(?=\(max_over_time)) ?\((?:\w+\()?$"
+    )
+    plain = re.sub(r"#.*", "", expression)
+    names = re.finditer(r"(?<![\w:])penstock_\w+", plain)
+    found = [match[0] for match in names if not taken.search(plain[: match.start()])]
+    return found + [group for group in re.findall(r"\b(?:on|by) \(\w[\w, ]*\)", plain) if "job" not in group]
+
+
+def read_by(expression: str) -> set[str]:
+    """Metrics that an expression reads, also by what is recorded of them."""
+    recorded = {rule["record"]: rule["expr"] for rule in rules(RECORDING)}
+    found = set(re.findall(r"(?<![\w:])penstock_\w+", expression))
+    for name in set(re.findall(r"\w+:penstock_\w+:\w+", expression)):
+        found |= read_by(recorded[name])
+    return found
+
+
+def commands(text: str) -> list[str]:
+    """Commands of penstock in running text."""
+    return re.findall(r"`(penstock [^`]+)`", text)
 
 
 RECORDED = {rule["record"] for rule in rules(RECORDING)}
@@ -124,11 +151,109 @@ def test_the_example_of_prometheus_loads_these_rules() -> None:
     ],
 )
 def test_prometheus_own_tools_agree(command: str) -> None:
-    """`make test-observability` installs them."""
-    if shutil.which(command.split()[0]) is None:
-        pytest.skip(f"{command.split()[0]} is not installed")
+    tool(command.split()[0])
     done = subprocess.run(command.split(), cwd=ROOT / "grafana", capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+
+
+def test_a_case_that_must_not_fire_has_what_the_alert_looks_at() -> None:
+    """Where there is nothing, nothing fires: that would be no test."""
+    for rule in rules(ALERTS):
+        for case in CASES["tests"]:
+            if all(check["alertname"] != rule["alert"] for check in case["alert_rule_test"]):
+                continue
+            given = {re.split(r"[{ ]", each["series"])[0] for each in case["input_series"]}
+            known = {"other"} if rule["alert"] == "PenstockExporterDown" else set()
+            assert given & (read_by(rule["expr"]) | known), f"{rule['alert']}: {case['name']}"
+
+
+def test_records_are_made_before_they_are_used() -> None:
+    """In the cases. Else promtool takes the groups in any order, and an alert fires a minute later now and then."""
+    groups = [group["name"] for file in (RECORDING, ALERTS) for group in file["groups"]]
+    assert CASES["group_eval_order"] == groups and len(set(groups)) == len(groups)
+
+
+def test_the_runbook_says_who_is_woken() -> None:
+    said = dict(re.findall(r"^## (\w+)\n\n\*(\w+)\.\*", RUNBOOK.read_text("utf-8"), re.MULTILINE))
+    assert said == {rule["alert"]: rule["labels"]["severity"].capitalize() for rule in rules(ALERTS)}
+
+
+def test_commands_that_are_named_exist() -> None:
+    notes = [text for rule in rules(ALERTS) for text in rule["annotations"].values()]
+    found = commands(re.sub(r"\{\{.*?\}\}", "mail", "\n".join([RUNBOOK.read_text("utf-8"), *notes])))
+    assert len(found) > 20
+    assert {line: unknown for line in found if (unknown := unknown_words(shlex.split(line)[1:]))} == {}
+
+
+def test_links_to_the_runbook_can_be_made_by_the_command_in_the_comment(tmp_path: Path) -> None:
+    path = tmp_path / "penstock-alerts.yaml"
+    text = (RULES / path.name).read_text("utf-8")
+    [command] = re.findall(r"^#.*\b(sed .*)$", text, re.MULTILINE)
+    path.write_text(text)
+    subprocess.run(shlex.split(command), cwd=tmp_path, check=True)
+    links = [rule["annotations"]["runbook_url"] for rule in rules(load(path))]
+    assert links == [f"https://example.org/penstock/{each['annotations']['runbook_url']}" for each in rules(ALERTS)]
+
+
+def test_prometheus_takes_the_rule_that_the_runbook_proposes(tmp_path: Path) -> None:
+    tool("promtool")
+    [block] = re.findall(r"^```yaml\n(.*?)^```$", RUNBOOK.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    (tmp_path / "shop.yaml").write_text(block)
+    done = subprocess.run(["promtool", "check", "rules", "shop.yaml"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    [rule] = rules(yaml.safe_load(block))
+    assert read_by(rule["expr"]), "of what is recorded"
+
+
+# Whether the cases would notice that a rule is another one.
+
+_COMPARED = re.compile(r"(>|<|==) *([\d.]+)( \* 0\.01)?(?=\s|$)", re.MULTILINE)
+#: A guard against a division by zero, whose result is never above anything: it cannot be noticed.
+_EQUAL = "(avg_over_time(penstock_queue_slots[15m])) > 0"
+
+
+def mutants(rule: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rule with one thing changed: without its wait, a condition that always holds, half and twice a threshold."""
+    for key in ("for", "keep_firing_for"):
+        if key in rule:
+            yield f"no {key}", {name: each for name, each in rule.items() if name != key}
+    text = rule["expr"]
+    for match in _COMPARED.finditer(text):
+        before, after = text[: match.start()], text[match.end() :]
+        if f"{before}{match[0]}".endswith(_EQUAL):
+            continue
+        always = {">": "> -1e9", "<": "< 1e9", "==": "!= 1e9"}[match[1]]
+        number = float(match[2]) * (0.01 if match[3] else 1)
+        near = [f"{match[1]} {number * 2:g}", f"{match[1]} {number / 2:g}"] if number not in (0, 1) else []
+        for other in (always, *near):
+            yield f"..{before[-60:]}{other}", {**rule, "expr": before + other + after}
+
+
+@pytest.mark.parametrize("rule", rules(ALERTS), ids=lambda rule: rule["alert"])
+def test_the_cases_notice_each_change_of_a_rule(rule: dict[str, Any], tmp_path: Path) -> None:
+    tool("promtool")
+    name = rule["alert"]
+    cases = copy.deepcopy(CASES)
+    for case in cases["tests"]:
+        case["alert_rule_test"] = [check for check in case["alert_rule_test"] if check["alertname"] == name]
+    cases["tests"] = [case for case in cases["tests"] if case["alert_rule_test"]]
+    cases["rule_files"] = [str(RULES / "penstock-recording.yaml"), "rule.json"]
+    cases["group_eval_order"] = [*(group["name"] for group in RECORDING["groups"]), "alert"]
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+
+    def passes(each: dict[str, Any]) -> bool:
+        (tmp_path / "rule.json").write_text(json.dumps({"groups": [{"name": "alert", "rules": [each]}]}))
+        words = ["promtool", "test", "rules", "cases.json"]
+        return not subprocess.run(words, cwd=tmp_path, capture_output=True, timeout=100).returncode
+
+    assert passes(rule)
+    assert [what for what, each in mutants(rule) if passes(each)] == []
+
+
+def tool(name: str) -> None:
+    """`make test-observability` installs them."""
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not installed")
 
 
 # The checks themselves.
@@ -170,6 +295,46 @@ def test_wrong_names_and_sums_are_found() -> None:
     assert (
         unknown_names("penstock_task_queue_wait_seconds_bucket + queue:penstock_x:max", {"queue:penstock_x:max"}) == []
     )
-    assert doubled("sum by (job, queue) (penstock_queue_ready_tasks)")
-    assert doubled("sum by (job) (rate(penstock_tasks_finished_total[5m]))")
-    assert not doubled("sum by (job) (max without (instance) (penstock_queue_ready_tasks))")
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "sum by (job, queue) (penstock_queue_ready_tasks)",
+        "sum by (job) (rate(penstock_tasks_finished_total[5m]))",
+        "penstock_redis_up == 0",
+        "max by (queue) (penstock_queue_paused)",
+        "max without (instance) (penstock_queue_paused)",
+        "queue:penstock_queue_ready_tasks:max > 0 unless on (queue) max by (job, queue) (penstock_queue_paused)",
+    ],
+)
+def test_what_two_exporters_would_double_is_found(expression: str) -> None:
+    assert doubled(expression)
+    taken = "max without (instance, pod, endpoint, container) (rate(penstock_tasks_finished_total[5m]))"
+    assert not doubled(f"sum by (job) ({taken}) # penstock_redis_up")
+
+
+def test_what_a_rule_reads_is_found() -> None:
+    assert read_by("queue:penstock_tasks_finished_error:ratio_rate5m > penstock_redis_up") == {
+        "penstock_tasks_finished_total",
+        "penstock_redis_up",
+    }
+
+
+def test_a_wrong_command_is_found() -> None:
+    [found] = commands("Look at `penstock dead lsit -Q mail` and at `penstock_queue_dead_tasks`.")
+    assert unknown_words(shlex.split(found)[1:]) == ["lsit"]
+
+
+def test_each_part_of_a_rule_has_mutants() -> None:
+    rule = {"expr": "a > 2 * 0.01\nand b == 0 and c < 0.5", "for": "5m"}
+    assert [each.get("for", "") + " " + str(each["expr"]).replace("\n", " ") for _, each in mutants(rule)] == [
+        " a > 2 * 0.01 and b == 0 and c < 0.5",
+        "5m a > -1e9 and b == 0 and c < 0.5",
+        "5m a > 0.04 and b == 0 and c < 0.5",
+        "5m a > 0.01 and b == 0 and c < 0.5",
+        "5m a > 2 * 0.01 and b != 1e9 and c < 0.5",
+        "5m a > 2 * 0.01 and b == 0 and c < 1e9",
+        "5m a > 2 * 0.01 and b == 0 and c < 1",
+        "5m a > 2 * 0.01 and b == 0 and c < 0.25",
+    ]

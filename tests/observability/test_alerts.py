@@ -21,10 +21,11 @@ ALERTS = sorted(
     if "alert" in rule
 )
 #: Queues whose tasks have waited for more than half a minute when they were started, or started anew, at last.
-WAITED = {"busy", "old", "slept", "paused", "killed", "hung"}
+#: `paused` is none: what waited during a pause is not judged.
+WAITED = {"busy", "old", "slept", "killed", "hung"}
 #: What each alert of queues is about: these queues and no others.
 QUEUES = {
-    "PenstockQueueWithoutWorkers": {"stalled", "old", "late"},
+    "PenstockQueueWithoutWorkers": {"stalled", "old", "late", "killed", "hung"},
     "PenstockErrorRatioHigh": {"mail"},
     "PenstockDeadLetters": {"mail"},
     "PenstockSchedulerLate": {"late"},
