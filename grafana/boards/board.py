@@ -206,7 +206,7 @@ def distribution(title: str, description: str, unit: str, query: Query) -> Any:
         .calculate(False)
         .show_legend()
         .y_axis(heatmap.YAxisConfig().unit(unit))
-        .color(heatmap.HeatmapColorOptions().scheme("Oranges"))
+        .color(heatmap.HeatmapColorOptions().scheme("Oranges").steps(64))
     )
     return _common(panel, title, description, unit, [query], _NEUTRAL, None, PromQueryFormat.HEATMAP)
 
