@@ -11,23 +11,30 @@ from penstock.cli.invocation import NO_SUCCESS, Fault
 from penstock.cli.server import server, server_options
 from penstock.errors import BrokerUnavailable
 from penstock.streams.client import SyncClient
-from penstock.streams.inspect import Fleet, fleet
+from penstock.streams.inspect import HOST_PREFIX, LIVING, workers
+from penstock.streams.message import UNDECODABLE
 
 
 @click.command("check")
 @server_options
 @click.option(
-    "--workers", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="How many must be alive."
+    "--workers",
+    "wanted",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="How many must be alive.",
 )
 @click.option(
-    "--max-age", type=click.FloatRange(0, min_open=True), default=20.0, show_default=True, metavar="SECONDS",
+    "--max-age", type=click.FloatRange(0, min_open=True), default=LIVING, show_default=True, metavar="SECONDS",
     help="How old the last heartbeat may be; a worker sends one each 5 s.",
 )  # fmt: skip
 @click.option("--host", metavar="NAME", help="Whose workers. Default: this host's, which in a container is its own.")
 @click.option("--strict", is_flag=True, help="Fail also when the server does not answer.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(
-    url: str | None, namespace: str | None, workers: int, max_age: float, host: str | None, strict: bool, as_json: bool
+    url: str | None, namespace: str | None, wanted: int, max_age: float, host: str | None, strict: bool, as_json: bool
 ) -> None:
     """Say whether workers of this host are alive: a probe for Kubernetes, Docker and the like.
 
@@ -38,28 +45,42 @@ def check(
     """
     host = host or socket.gethostname()
     try:
-        found = _ask(url, namespace, max_age)
+        ages = _ages(url, namespace, host)
     except BrokerUnavailable as error:
         if strict:
             raise
         _tell(as_json, {"host": host, "alive": None, "error": str(error)}, f"cannot tell: {error}")
         return
-    ages = {each.consumer: found.age(each) for each in found.workers if each.host == host}
     alive = sum(age <= max_age for age in ages.values())
     said = ", ".join(f"{name} ({age:.0f} s ago)" for name, age in ages.items()) or "none was heard of"
-    if as_json or alive >= workers:
+    if as_json or alive >= wanted:
         _tell(as_json, {"host": host, "alive": alive, "heard": ages}, f"{alive} alive on {host}: {said}")
-    if alive < workers:
-        raise Fault(f"{alive} of {workers} workers on {host} are alive; {said}", NO_SUCCESS)
+    if alive < wanted:
+        raise Fault(f"{alive} of {wanted} workers on {host} are alive; {said}", NO_SUCCESS)
 
 
-def _ask(url: str | None, namespace: str | None, living: float) -> Fleet:
+class _Said(msgspec.Struct):
+    """Of what a worker says of itself (`penstock.consumers.heartbeat`), what is asked here."""
+
+    host: str = ""
+
+
+def _ages(url: str | None, namespace: str | None, host: str) -> dict[str, float]:
+    """Seconds since the last heartbeat of each worker of `host`. Their names begin with it, cut off."""
     connector, settings = server(url, namespace)
     client = SyncClient(connector)
     try:
-        return client.run(fleet(settings.namespace, living))
+        heard = client.run(workers(settings.namespace, host[:HOST_PREFIX]))
     finally:
         client.close()
+    return {each.consumer: each.ago for each in heard if _host(each.about) == host}
+
+
+def _host(about: bytes) -> str:
+    try:
+        return msgspec.msgpack.decode(about, type=_Said).host
+    except UNDECODABLE:
+        return ""
 
 
 def _tell(as_json: bool, data: dict[str, object], text: str) -> None:

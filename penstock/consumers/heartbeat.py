@@ -7,7 +7,6 @@ import os
 import platform
 import socket
 import time
-from importlib.metadata import version
 from typing import Annotated
 
 import msgspec
@@ -17,13 +16,14 @@ from penstock.consumers.state import WorkerState
 from penstock.errors import BrokerError
 from penstock.streams import consume, inspect
 from penstock.streams.message import UNDECODABLE
+from penstock.version import installed_version
 
 log = logging.getLogger("penstock.worker")
 
 #: Seconds between heartbeats.
 INTERVAL = 5.0
 #: Seconds after which a worker that was not heard of counts as gone.
-GONE_AFTER = 4 * INTERVAL
+GONE_AFTER = inspect.LIVING
 #: Seconds between looks at the other workers' leases.
 LEARN_INTERVAL = 30.0
 #: Seconds after which a consumer that owns nothing and has no heartbeat is deleted. One that was not heard of, and
@@ -76,7 +76,7 @@ class Heartbeat:
         self._state = state
         self._started_at = time.time()
         self._host = socket.gethostname()
-        self._version = version("penstock")
+        self._version = installed_version()
         self._learn_at = 0.0
         #: When all who live can have been heard of again. During an outage heartbeats run out.
         self._complete_at = 0.0

@@ -121,8 +121,8 @@ class Leases:
             self._on_loop(attempts[i].request_stop, Stop.CANCELLED)
 
     def _lose(self, attempt: Attempt) -> None:
-        if attempt.ended or attempt.delivery not in self._state.in_flight:
-            return
+        if attempt.ended or attempt.stop is Stop.LOST or attempt.delivery not in self._state.in_flight:
+            return  # code that does not stop is told of once, not at each renewal
         d = attempt.delivery
         log.warning("%s: the lease was lost; the attempt is being stopped", d.id)
         self._state.tally.lost(d.base)
@@ -157,10 +157,10 @@ class Leases:
         return deadline + WEDGED_AFTER + self._patience
 
     def _ping(self) -> None:
-        self._on_loop(self._state.pulse.beat, time.monotonic())
+        self._on_loop(self._state.pulse.beat, self._state.pulse.ask())
 
     def _watch_loop(self) -> None:
-        blocked = time.monotonic() - self._state.pulse.turned_at - self._tick
+        blocked = self._state.pulse.unanswered
         if blocked < BLOCKED_AFTER:
             self._reported = BLOCKED_AFTER
         elif blocked >= self._reported:

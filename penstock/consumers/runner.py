@@ -151,11 +151,11 @@ class Runner:
         task, message = attempt.task, attempt.message
         assert task is not None and message is not None
         limits = Limits(attempt)
-        attempt.started = time.monotonic()
+        came, attempt.started = attempt.started, time.monotonic()
         if limits.timeout is not None and attempt.kind != "process":  # a child's limit begins when it is ready
             attempt.deadline = attempt.started + limits.timeout
             self._on_limit(attempt.deadline)
-        self._state.tally.started(attempt)
+        self._state.tally.started(attempt, attempt.started - came)
         if self._state.observers:
             self._tell_started(attempt, context)
         if attempt.kind == "process":

@@ -31,23 +31,36 @@ LEAVE_OUT = 5.0
 
 
 class Pulse:
-    """How late the event loop is. Beaten by the lease thread's pings, in the loop; times in seconds."""
+    """How late the event loop is. The lease thread asks for a beat, and the loop beats; times in seconds, monotonic."""
 
     def __init__(self) -> None:
-        #: When the loop turned last, monotonic.
-        self.turned_at = time.monotonic()
-        #: For how long it did not turn for more than `BLOCKED_AFTER` at a stretch, in all.
+        #: For how long it did not turn for more than `BLOCKED_AFTER` at a stretch, in all; from the next ask on.
         self.blocked = 0.0
+        self._asked_at: float | None = None
+        self._turned_at = 0.0
         self._lag = 0.0
 
-    def beat(self, asked_at: float) -> None:
-        """The loop turns; it was asked to at `asked_at`, monotonic."""
+    def ask(self) -> float:
+        """A beat is asked for: what to beat with. From the lease thread."""
         now = time.monotonic()
-        stood_still = now - max(asked_at, self.turned_at)  # while it does not turn, more than one ask for it
+        if self._asked_at is None:
+            self._asked_at = now
+        return now
+
+    def beat(self, asked_at: float) -> None:
+        """The loop turns."""
+        now = time.monotonic()
+        stood_still = now - max(asked_at, self._turned_at)  # while it does not turn, more than one ask for it
         self._lag = max(self._lag, now - asked_at)
         if stood_still > BLOCKED_AFTER:
             self.blocked += stood_still
-        self.turned_at = now
+        self._turned_at, self._asked_at = now, None
+
+    @property
+    def unanswered(self) -> float:
+        """For how long a beat has been asked for in vain. 0: none is asked for: who does not ask learns nothing."""
+        asked_at = self._asked_at
+        return 0.0 if asked_at is None else time.monotonic() - asked_at
 
     def take_lag(self) -> float:
         """The greatest lag since this was asked last."""

@@ -7,23 +7,29 @@ counted by the scripts that end them: nothing of that is lost.)
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections.abc import Iterable
 
 from penstock.consumers.attempt import Attempt
-from penstock.consumers.outcome import Cancelled, Failed, Outcome, Succeeded
+from penstock.consumers.outcome import Failed, Outcome, Succeeded
+from penstock.errors import BrokerError, PermissionDenied, WrongKeyType
 from penstock.streams import measures
 from penstock.streams.calls import Call
 from penstock.streams.client import AsyncClient
 from penstock.streams.measures import BOUNDS, Measure, field
 from penstock.streams.settle import Settled
 
+log = logging.getLogger("penstock.worker")
+
 #: Seconds between two times that it is sent; as heartbeats.
 INTERVAL = 5.0
 #: In microseconds, as all times here.
 _BOUNDS = [round(bound * 1e6) for bound in BOUNDS]
 _FIRST = _BOUNDS[0]
-_FINAL = frozenset({Succeeded, Failed, Cancelled})
+_FINAL = frozenset({Succeeded, Failed})
+_WAIT, _END_TO_END, _DELAY = field(Measure.WAIT), field(Measure.END_TO_END), field(Measure.SCHEDULE_DELAY)
+_RUN = f"{Measure.RUN.value}|"
 
 
 class Tally:
@@ -37,14 +43,17 @@ class Tally:
         #: base -> what was sent and not answered: it goes again as it is, under its number.
         self._sent: dict[str, tuple[int, dict[str, list[int]]]] = {}
         self._number = 0
+        #: Bases of which it was told that they take no measures.
+        self._refused: set[str] = set()
         #: Bases of which a call was sent.
         self._told: set[str] = set()
 
-    def started(self, attempt: Attempt) -> None:
-        """An attempt begins."""
+    def started(self, attempt: Attempt, held: float) -> None:
+        """An attempt begins, `held` seconds after its delivery came: behind others, or a loop that was blocked."""
         d = attempt.delivery
-        attempt.waited = us = (d.now - d.ready_at) * 1000
-        self._observe(d.base, "w", us)
+        attempt.waited = us = (d.now - d.ready_at) * 1000 + int(held * 1e6)
+        if d.deliveries < 2:  # else it is mostly the run of a worker that has died, and that wait was counted there
+            self._observe(d.base, _WAIT, us)
 
     def settled(self, attempt: Attempt, outcome: Outcome, answer: Settled) -> None:
         """An attempt is over, and Redis knows."""
@@ -54,17 +63,19 @@ class Tally:
         ran = 0
         if attempt.kind and task is not None:
             ran = int((attempt.ended - attempt.started) * 1e6)
-            self._observe(d.base, "r|" + task.name, ran)
-        if type(outcome) in _FINAL or answer is Settled.CANCELLED:
-            self._observe(d.base, "e", ((d.now - d.since) * 1000 if d.since else attempt.waited) + ran)
-            if type(outcome) is Failed and answer is not Settled.CANCELLED:
+            self._observe(d.base, _RUN + task.name, ran)
+        if type(outcome) in _FINAL and answer is not Settled.CANCELLED:
+            waited = attempt.waited or (d.now - d.ready_at) * 1000  # it may have ended before a start
+            since = (d.ready_at - d.since) * 1000 if d.since else 0
+            self._observe(d.base, _END_TO_END, since + waited + ran)
+            if type(outcome) is Failed:
                 name = task.name if task is not None else "?"  # only the names of tasks that there are
                 self._count(d.base, field(Measure.FAILURES, f"{outcome.failure.reason}|{name}"), 1)
 
     def promoted(self, base: str, late: Iterable[float]) -> None:
         """Parked tasks became ready so many seconds after they were due."""
         for seconds in late:
-            self._observe(base, "d", round(seconds * 1e6))
+            self._observe(base, _DELAY, round(seconds * 1e6))
 
     def redelivered(self, base: str, count: int) -> None:
         """Deliveries were taken over from other workers."""
@@ -83,10 +94,15 @@ class Tally:
         self._told.update(bases)
         replies = await self._client.run_all([self._call(base) for base in bases]) if bases else []
         for base, reply in zip(bases, replies, strict=True):
-            if not isinstance(reply, Exception):
+            if not isinstance(reply, BrokerError):
                 del self._sent[base]
+                self._refused.discard(base)
+            elif isinstance(reply, WrongKeyType | PermissionDenied):  # of that queue: the others must not suffer
+                if base not in self._refused:
+                    log.error("what was measured of %s cannot be added: %s", base, reply)
+                self._refused.add(base)
         for reply in replies:
-            if isinstance(reply, Exception):
+            if isinstance(reply, BrokerError) and not isinstance(reply, WrongKeyType | PermissionDenied):
                 raise reply
         return INTERVAL
 

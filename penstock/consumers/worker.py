@@ -42,6 +42,7 @@ from penstock.events import Observers, WorkerStarted, WorkerStopped
 from penstock.settings import Settings
 from penstock.streams.client import pauses
 from penstock.streams.connector import Connector
+from penstock.streams.inspect import HOST_PREFIX
 from penstock.tasks.task import AnyTask
 
 log = logging.getLogger("penstock.worker")
@@ -77,8 +78,8 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     in_flight: int
     unsettled: int
     done: int
-    #: How long ago its event loop was known to turn; asked about once a second.
-    loop_turned_ago: float
+    #: For how long its event loop has not answered; asked about once a second.
+    loop_still: float
 
 
 class Worker:
@@ -122,9 +123,8 @@ class Worker:
         ready, stopping = self.ready.is_set(), self._stopping.is_set()
         if state is None or settler is None:
             return WorkerStatus(ready, stopping, False, 0, 0, 0, 0.0)
-        ago = time.monotonic() - state.pulse.turned_at
-        away = state.link.is_away
-        return WorkerStatus(ready, stopping, not away, len(state.in_flight), len(settler), state.done, ago)
+        away, still = state.link.is_away, state.pulse.unanswered
+        return WorkerStatus(ready, stopping, not away, len(state.in_flight), len(settler), state.done, still)
 
     def stop(self) -> None:
         """Stop fetching, let running tasks finish within the grace period, hand the rest back. Twice: now."""
@@ -265,7 +265,7 @@ def running(state: WorkerState) -> list[Attempt]:
 
 def consumer_name() -> str:
     """Unique per process start, and at most 64 bytes: nobody else may ever read what it owns."""
-    return f"{socket.gethostname()[:32]}:{os.getpid()}:{secrets.token_hex(4)}"
+    return f"{socket.gethostname()[:HOST_PREFIX]}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
 def slot_sizes(settings: Settings) -> dict[str, int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from importlib.metadata import version
 
 from opentelemetry import context as otel_context
 from opentelemetry import propagate, trace
@@ -17,6 +16,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider
 
 from penstock.tasks.context import Context
 from penstock.tasks.middleware import End, Ending, Middleware, log_fields
+from penstock.version import installed_version
 
 _in_bulk: ContextVar[bool] = ContextVar("penstock_otel_in_bulk", default=False)
 
@@ -29,7 +29,7 @@ class OpenTelemetry(Middleware):
     """
 
     def __init__(self, tracer_provider: TracerProvider | None = None) -> None:
-        self._tracer = trace.get_tracer("penstock", version("penstock"), tracer_provider)
+        self._tracer = trace.get_tracer("penstock", installed_version(), tracer_provider)
         if log_field not in log_fields:
             log_fields.append(log_field)
 

@@ -117,7 +117,7 @@ EXPORTED = (
     ),
     Metric(
         "penstock_worker_event_loop_blocked_seconds_total", "counter", _WORKER,
-        "For how long the event loop did not turn for more than a second at a stretch.",
+        "For how long, at least, its event loop stood still, a second or more at a stretch; asked once a second.",
     ),
     Metric("penstock_redis_up", "gauge", (), "1 if the last read from Redis succeeded, else 0."),
     Metric("penstock_redis_info", "gauge", ("node", "version", "role", "maxmemory_policy"), "1 for each server."),

@@ -7,11 +7,11 @@ was restarted goes on where it was.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from importlib.metadata import version
 from typing import Protocol
 
 import msgspec
@@ -26,6 +26,7 @@ from penstock.settings import Settings, load_settings
 from penstock.streams.connector import Connector
 from penstock.streams.survey import Reading, Survey
 from penstock.streams.urls import Address, resolve_url
+from penstock.version import installed_version
 
 log = logging.getLogger("penstock.exporter")
 
@@ -93,15 +94,19 @@ class Exporter(Collector):
         self._survey = Survey(connector, quick)
         self._workers = workers
         self._names = Names(max_tasks)
-        self._version = version("penstock")
+        self._version = installed_version()
         self._errors = 0
         self._is_up = True
+        self._begin()
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.registry.register(self)
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="penstock-exporter")
         self._asked: Future[Answer] | None = None
         self._asked_at = 0.0
-        self.registry = CollectorRegistry(auto_describe=False)
-        self.registry.register(self)
 
     def collect(self) -> Iterator[Family]:
         """The families of one scrape."""
@@ -117,8 +122,8 @@ class Exporter(Collector):
         yield from page
 
     def describe(self) -> Iterable[Family]:
-        """Nothing is asked of Redis when it is registered."""
-        return []
+        """All families there may be; nothing is asked of Redis when it is registered."""
+        return Page().all()
 
     def render(self) -> bytes:
         """One scrape, in Prometheus's text format."""
@@ -126,6 +131,8 @@ class Exporter(Collector):
 
     def refresh(self) -> Answer:
         """The read of this second: made now, or shared with others who ask. Returns within `PATIENCE` seconds."""
+        if self._pid != os.getpid():
+            self._begin()  # a forked child has the lock as it was, and no thread
         with self._lock:
             asked = self._asked
             if asked is None or (asked.done() and time.monotonic() - self._asked_at > FRESH):

@@ -12,10 +12,9 @@ from prometheus_client.utils import floatToGoString
 
 from penstock.metrics.catalogue import EXPORTED, Metric
 from penstock.metrics.names import Names
-from penstock.streams.examine import Node
 from penstock.streams.inspect import Fleet, QueueStats, Served
 from penstock.streams.measures import BOUNDS, Measure, Measured
-from penstock.streams.survey import Reading
+from penstock.streams.survey import Node, Reading
 
 #: As Prometheus writes them: rules that say ``le="30.0"`` must find it.
 _LE = (*map(floatToGoString, BOUNDS), "+Inf")
@@ -53,6 +52,10 @@ class Page:
         """A histogram: its sum in microseconds, then how many there are in each bucket."""
         buckets = list(zip(_LE, accumulate(numbers[1:]), strict=True))
         self._families[name].add_metric(labels, buckets, numbers[0] / 1e6)
+
+    def all(self) -> list[Family]:
+        """Also those without a sample."""
+        return list(self._families.values())
 
     def __iter__(self) -> Iterator[Family]:
         return (family for family in self._families.values() if family.samples)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from socketserver import ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
-from prometheus_client import CollectorRegistry, make_asgi_app, make_wsgi_app
+from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from penstock.errors import ConfigurationError
 from penstock.metrics.exporter import Exporter
+
+log = logging.getLogger("penstock.exporter")
 
 Start = Callable[[str, list[tuple[str, str]]], Any]
 WsgiApp = Callable[[dict[str, Any], Start], Iterable[bytes]]
@@ -35,14 +39,38 @@ def wsgi_app(exporter: Exporter) -> WsgiApp:
 
 
 def asgi_app(exporter: Exporter) -> AsgiApp:
-    """An ASGI app that answers with the metrics, at whatever path it is mounted. Redis is read in a thread."""
-    metrics = make_asgi_app(exporter.registry)
+    """An ASGI app that answers with the metrics, at whatever path it is mounted.
+
+    The WSGI app in a thread: to read Redis, and to make a large namespace into text, takes longer than an event loop
+    may stand still.
+    """
+    metrics = wsgi_app(exporter)
 
     async def app(scope: MutableMapping[str, Any], receive: Callable[[], Awaitable[Any]], send: Any) -> None:
-        await asyncio.to_thread(exporter.refresh)
-        await metrics(scope, receive, send)
+        assert scope["type"] == "http", f"only HTTP is answered here, not {scope['type']}"
+        status, headers, body = await asyncio.to_thread(_call, metrics, _environ(scope))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
     return app
+
+
+def _environ(scope: Mapping[str, Any]) -> dict[str, Any]:
+    sent = {name.lower(): value.decode("latin-1") for name, value in scope.get("headers", ())}
+    return {
+        "REQUEST_METHOD": scope["method"],
+        "PATH_INFO": scope.get("path", "/"),
+        "QUERY_STRING": scope.get("query_string", b"").decode("latin-1"),
+        "HTTP_ACCEPT": sent.get(b"accept", ""),
+        "HTTP_ACCEPT_ENCODING": sent.get(b"accept-encoding", ""),
+    }
+
+
+def _call(app: WsgiApp, environ: dict[str, Any]) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    answer: list[tuple[str, list[tuple[str, str]]]] = []
+    body = b"".join(app(environ, lambda status, headers: answer.append((status, headers))))
+    status, headers = answer[0]
+    return int(status.split()[0]), [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers], body
 
 
 def health(exporter: Exporter) -> Probe:
@@ -63,8 +91,11 @@ class Site:
         self._probes = probes
 
     def __call__(self, environ: dict[str, Any], start: Start) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] == "HEAD":  # as GET, which prometheus_client knows, without the body
+            list(self({**environ, "REQUEST_METHOD": "GET"}, start))
+            return []
         path = environ.get("PATH_INFO", "/").rstrip("/") or "/"
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+        if environ["REQUEST_METHOD"] != "GET":
             return _answer(start, "405 Method Not Allowed", _PLAIN, "only GET and HEAD are answered here\n")
         if path == "/metrics":
             return self._metrics(environ, start)
@@ -110,6 +141,10 @@ class Server(ThreadingMixIn, WSGIServer):
             else f"{self.server_name}:{self.server_port}"
         )
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away, or said nothing for long: no matter of the log's, and no traceback."""
+        log.debug("a request of %s was not answered: %s", client_address, sys.exc_info()[1])
+
     def server_bind(self) -> None:
         # WSGIServer asks DNS for the name of the host, which may take seconds, and is used by nobody here.
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -128,7 +163,7 @@ def listen(site: Site, host: str, port: int) -> Server:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         kind = type("Server", (Server,), {"address_family": family})
         server: Server = kind((host, port), _Handler)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # UnicodeError: a name that is none
         raise ConfigurationError(f"cannot listen on {host}:{port}: {error}") from error
     server.set_app(site)
     return server

@@ -44,7 +44,7 @@ class Status(Protocol):
     @property
     def done(self) -> int: ...
     @property
-    def loop_turned_ago(self) -> float: ...
+    def loop_still(self) -> float: ...
 
 
 class LocalEndpoint(Collector):
@@ -66,8 +66,8 @@ class LocalEndpoint(Collector):
         threading.Thread(target=self._serve, name="penstock-metrics", daemon=True).start()
 
     def describe(self) -> Iterable[Family]:
-        """Nothing is asked when it is registered."""
-        return []
+        """All families there may be."""
+        return Page(LOCAL).all()
 
     def collect(self) -> Iterator[Family]:
         """The families of one scrape."""
@@ -96,7 +96,7 @@ class LocalEndpoint(Collector):
 
     def _live(self) -> tuple[bool, Mapping[str, object]]:
         status = self._status()
-        return status.loop_turned_ago < STANDSTILL, _said(status)
+        return status.loop_still < STANDSTILL, _said(status)
 
     def _ready(self) -> tuple[bool, Mapping[str, object]]:
         status = self._status()
@@ -110,5 +110,5 @@ def _said(status: Status) -> Mapping[str, object]:
         "connected": status.connected,
         "in_flight": status.in_flight,
         "unsettled": status.unsettled,
-        "loop_turned_seconds_ago": round(status.loop_turned_ago, 3),
+        "loop_still_seconds": round(status.loop_still, 3),
     }

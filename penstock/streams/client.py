@@ -72,6 +72,13 @@ class SyncClient(_Client):
             return [self._error(fault)] * len(calls)
         return [self._reply(call, reply) for call, reply in zip(calls, replies, strict=True)]
 
+    def node_of(self, key: str) -> str:
+        """On Cluster: host and port of the node that has `key`. Raises `BrokerError`."""
+        try:
+            return str(self._wire.node_of(key))
+        except FAULTS as fault:
+            raise self._error(fault) from fault
+
     def _reply(self, call: Call[T], reply: Any) -> T | BrokerError:
         if isinstance(reply, NoScriptError):
             return self._or_error(call)

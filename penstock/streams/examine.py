@@ -96,31 +96,10 @@ def examine(connector: Connector, namespace: str, queues: Sequence[str], roles: 
     return [_examine(connector, bases[node], namespace, mine, roles) for node, mine in found.items()]
 
 
-class Node(msgspec.Struct, frozen=True):
-    """One server: its ``INFO``, and seconds that its clock is ahead of this host's."""
-
-    name: str
-    info: dict[str, str]
-    clock_offset: float
-
-
-def nodes(connector: Connector, bases: Iterable[str]) -> list[Node]:
-    """What each server of a Cluster says that holds any of these keys. Raises `BrokerError` if one does not answer."""
-    found: dict[str, Node] = {}
-    for base in bases:
-        with _plain(connector, base) as wire:
-            if wire.address not in found:
-                asked_at = time.time()
-                moment, info = wire.ask_all([("TIME",), ("INFO",)])
-                ahead = int(moment[0]) + int(moment[1]) / 1e6 - asked_at
-                found[wire.address] = Node(wire.address, parse_info(info), ahead)
-    return list(found.values())
-
-
 def eviction_policy(connector: Connector, base: str) -> str | None:
     """The ``maxmemory-policy`` of the server that holds `base`; None: it may not be asked. Raises `BrokerError`."""
     with _plain(connector, base if connector.is_cluster else "") as wire:
-        return parse_info(wire.ask(("INFO", "memory"))).get("maxmemory_policy") or _config(wire).get("maxmemory-policy")
+        return _info(wire.ask(("INFO", "memory"))).get("maxmemory_policy") or _config(wire).get("maxmemory-policy")
 
 
 def _examine(connector: Connector, base: str, namespace: str, queues: Sequence[str], roles: Sequence[Role]) -> Server:
@@ -128,7 +107,7 @@ def _examine(connector: Connector, base: str, namespace: str, queues: Sequence[s
         before = time.time()
         moment = wire.ask(("TIME",))
         after = time.time()
-        info, config = parse_info(wire.ask(("INFO",))), _config(wire)
+        info, config = _info(wire.ask(("INFO",))), _config(wire)
         asked = wire.ask(("EVAL", _ASK_FEATURES, 0, *FEATURES))
         features = None if isinstance(asked, Exception) else tuple(_text(each) for each in asked)
         cluster = [each.upper().split("|") for each in ON_CLUSTER] if connector.is_cluster else []
@@ -189,7 +168,7 @@ def _plain(connector: Connector, base: str) -> Iterator[_Wire]:
         client.close()
 
 
-def parse_info(reply: Any) -> dict[str, str]:
+def _info(reply: Any) -> dict[str, str]:
     """The fields of ``INFO``, by name; none if it was refused."""
     if isinstance(reply, Exception):
         return {}

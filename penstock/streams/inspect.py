@@ -85,6 +85,10 @@ class Stuck(msgspec.Struct, frozen=True):
     consumer: str
 
 
+#: Characters of its host's name that a worker's own name begins with.
+HOST_PREFIX = 32
+#: Seconds since its last heartbeat for which a worker counts as living.
+LIVING = 20.0
 #: Entries counted per priority.
 STUCK_MOST = 1000
 
@@ -158,8 +162,8 @@ def _counters(flat: list[str | int]) -> dict[str, dict[str, int]]:
     return dict(found)
 
 
-def workers(namespace: str) -> Call[list[Heard]]:
-    """All workers that have not been silent for long, by the time of their last heartbeat."""
+def workers(namespace: str, prefix: str = "") -> Call[list[Heard]]:
+    """All workers that have not been silent for long, by the time of their last heartbeat; of these names only."""
 
     def read(reply: list[object]) -> list[Heard]:
         now, *rest = reply
@@ -169,7 +173,7 @@ def workers(namespace: str) -> Call[list[Heard]]:
             for i in range(0, len(rest), 3)
         ]
 
-    return Call(_WORKERS, keys.routed(keys.workers(namespace)), (keys.worker(namespace, ""),), read)
+    return Call(_WORKERS, keys.routed(keys.workers(namespace)), (keys.worker(namespace, ""), prefix), read)
 
 
 class Worker(msgspec.Struct, frozen=True, array_like=True):

@@ -130,7 +130,7 @@ class Status:
     """A worker as it might be."""
 
     ready, stopping, connected = True, False, True
-    in_flight, unsettled, done, loop_turned_ago = 3, 2, 100, 0.5
+    in_flight, unsettled, done, loop_still = 3, 2, 100, 0.5
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ class Status:
         ({"ready": False}, 200, 503),
         ({"connected": False}, 200, 503),
         ({"stopping": True}, 200, 503),
-        ({"loop_turned_ago": 61.0}, 503, 200),
+        ({"loop_still": 61.0}, 503, 200),
     ],
 )
 def test_probes(changed: dict[str, Any], live: int, ready: int) -> None:

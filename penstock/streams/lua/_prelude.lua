@@ -63,18 +63,20 @@ local function drop(stream, entry)
   call('XDEL', stream, entry)
 end
 
--- A key is up to 200 characters of UTF-8 without controls: no producer sends another, and it could neither be
--- shown nor be asked for.
-local function is_key(key)
-  if not key:find('[^ -~]') then return #key > 0 and #key <= 200 end
+-- Up to so many characters of UTF-8, without controls.
+local function is_text(key, most)
+  if not key:find('[^ -~]') then return #key > 0 and #key <= most end
   -- Controls; too long forms, surrogates, and what is beyond U+10FFFF; then nothing but whole characters.
-  if #key > 800 or key:find('[%z\1-\31\127]') then return false end
+  if #key > 4 * most or key:find('[%z\1-\31\127]') then return false end
   if key:find('\224[\128-\159]') or key:find('\237[\160-\191]') then return false end
   if key:find('\240[\128-\143]') or key:find('\244[\144-\191]') then return false end
   local rest = key:gsub('[\194-\223][\128-\191]', '_'):gsub('[\224-\239][\128-\191][\128-\191]', '_')
   rest = rest:gsub('[\240-\244][\128-\191][\128-\191][\128-\191]', '_')
-  return #rest <= 200 and not rest:find('[\128-\255]')
+  return #rest <= most and not rest:find('[\128-\255]')
 end
+
+-- No producer sends a key of another kind, and it could neither be shown nor be asked for.
+local function is_key(key) return is_text(key, 200) end
 
 -- 'k', key, 'm', message of an entry; nil when somebody else wrote it.
 local function parse(fields)

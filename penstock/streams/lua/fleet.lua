@@ -7,7 +7,7 @@
 --       queues: {name, living workers, their slots for it, busy ones}}
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local workers, queues, of = {}, {}, {}
+local workers, queues, of, seen = {}, {}, {}, {}
 
 -- What others have written must not blind who looks: it may be no text, and no number.
 local function text(value) return (tostring(value or ''):sub(1, 200):gsub('[^ -~]', '?')) end
@@ -37,9 +37,11 @@ local function add(name, slots, busy)
 end
 
 for _, key in ipairs(KEYS) do
-  local found = redis.call('ZRANGE', key, 0, 999, 'WITHSCORES')
+  local found = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
   for i = 1, #found, 2 do
-    local s, heard = said(found[i]), number(found[i + 1])
+    -- A worker of an older version that comes back from the gone is in both: it lives.
+    local s, heard = not seen[found[i]] and said(found[i]), number(found[i + 1])
+    seen[found[i]] = true
     if s then
       workers[#workers + 1] = { text(found[i]), heard, text(s.host), whole(s.pid), number(s.started_at),
         whole(s.all_slots), whole(s.all_busy), whole(s.rss), number(s.lag), number(s.blocked), text(s.version),

@@ -4,6 +4,9 @@
 -- ARGV  1 consumer, 2 what it says (msgpack), 3 ms after which one counts as gone, 4 ms after which it is forgotten,
 --       then the queues it serves
 -- reply {consumers that are gone since the last heartbeat of anybody}
+-- A worker that cannot say that it lives is taken for dead, and killed by its probe: out of memory, too, where it is the
+-- one that gives memory back. maxmemory refuses a script's first write only, and XACK is never refused.
+redis.pcall('XACK', KEYS[1] .. ':', 'w', '0-0')
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 if redis.call('ZADD', KEYS[1], now, ARGV[1]) == 1 then -- it has just started, or was not heard of for long

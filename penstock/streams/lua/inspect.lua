@@ -16,9 +16,10 @@ local NONE = -9007199254740992 -- 2^53: beyond it a number of Lua is not exact
 local MOST, OLDEST = 1000, 100
 
 -- Others may have written what is no number of this world, and msgpack of Lua's infinity is no whole number.
-local function whole(value)
+local function whole(value, most)
   value = tonumber(value)
-  return value and value == value and math.floor(math.max(1 + NONE, math.min(value, -1 - NONE))) or NONE
+  most = most or -1 - NONE
+  return value and value == value and math.floor(math.max(-most, math.min(value, most))) or NONE
 end
 
 local function since(ms)
@@ -65,14 +66,18 @@ local function lane(stream)
   return { length, pending, ready, running, overdue, again, consumers, whole(added) }
 end
 
--- Names are text: is_key knows UTF-8.
+-- Names are text: those of a task (200 characters), after what is counted of it.
+local NAME = 300
+-- Sums of microseconds: in 64 bits, since 53 are over in two days of a queue that is far behind.
+local SUM = 9e18
+
 local function counters()
   local found, out = call('HGETALL', COUNTERS), {}
   for i = 1, #found, 2 do
-    local count = tonumber(found[i + 1])
-    if count and is_key(found[i]) then
+    local count = whole(found[i + 1])
+    if count ~= NONE and is_text(found[i], NAME) then
       out[#out + 1] = found[i]
-      out[#out + 1] = whole(count)
+      out[#out + 1] = count
     end
   end
   return out
@@ -82,9 +87,9 @@ local function measures()
   local found, out = call('HGETALL', MEASURES), {}
   for i = 1, #found, 2 do
     local ok, numbers = pcall(cmsgpack.unpack, found[i + 1])
-    if ok and type(numbers) == 'table' and is_key(found[i]) then
+    if ok and type(numbers) == 'table' and is_text(found[i], NAME) then
       local sums = {}
-      for n, sum in ipairs(numbers) do sums[n] = whole(sum) end
+      for n, sum in ipairs(numbers) do sums[n] = whole(sum, SUM) end
       out[#out + 1] = { found[i], sums }
     end
   end
