@@ -1,10 +1,11 @@
 """What a scrape costs: the server's time, bytes from it, and the exporter's own time, for many queues and workers;
 and how long `penstock check` takes.
 
-    python -m benchmarks.scrape [--queues 100] [--workers 100] [--runs 21] [--report FILE]
+    python -m benchmarks.scrape [--queues 100] [--workers 100] [--tasks 1 5] [--runs 21] [--report FILE]
 
 Each queue has tasks that wait, run, are scheduled and dead, a consumer of each worker, counters, and all measures of
-one task; each worker serves all queues. A scrape is what a Prometheus server gets: read from Redis, made into text.
+its task names; each worker serves all queues. A scrape is what a Prometheus server gets: read from Redis, made into
+text. More than one task name is measured for the largest numbers of queues and workers only.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ RUNNING, READY = 10, 10
 COLUMNS = (
     "queues",
     "workers",
+    "task names of each queue",
     "read, ms",
     "p90, ms",
     "server CPU, ms",
@@ -49,13 +51,13 @@ COLUMNS = (
 )
 
 
-def fill(server: RedisServer, queues: int, workers: int) -> None:
+def fill(server: RedisServer, queues: int, workers: int, tasks: int = 1) -> None:
     """A namespace in the middle of its work."""
     client = SyncClient(Connector(resolve_url(server.url, {}), Settings()))
     raw = redis.Redis.from_url(server.url)
     names = [f"queue-{i:03d}" for i in range(queues)]
     for name in names:
-        _fill_queue(client, raw, name, workers)
+        _fill_queue(client, raw, name, workers, [TASK, *(f"{TASK}_{i}" for i in range(1, tasks))])
     for i in range(workers):
         about = {
             "consumer": _worker(i), "host": f"host-{i:03d}", "pid": 10_000 + i, "started_at": time.time(),
@@ -68,18 +70,20 @@ def fill(server: RedisServer, queues: int, workers: int) -> None:
     client.close()
 
 
-def _fill_queue(client: SyncClient, raw: Any, name: str, workers: int) -> None:
+def _fill_queue(client: SyncClient, raw: Any, name: str, workers: int, tasks: list[str]) -> None:
     base, message = keys.base(NAMESPACE, name), encode_message(Message(TASK))
-    tasks = [Envelope(f"k{i}", TASK, "default", message) for i in range(RUNNING + READY + 1)]
-    client.run(produce.enqueue(base, [*tasks, Envelope("later", TASK, "default", message, "+3600000")]))
+    sent = [Envelope(f"k{i}", TASK, "default", message) for i in range(RUNNING + READY + 1)]
+    client.run(produce.enqueue(base, [*sent, Envelope("later", TASK, "default", message, "+3600000")]))
     first, *_ = client.run(consume.fetch(base, name, _worker(0), 1 + RUNNING, [("default", 1)], 60.0)).deliveries
     failure = encode_failure(Failure("ValueError", "no"))
     client.run(settle.bury(base, _worker(0), 60.0, (600.0, 100), [(first, TASK, failure)]))
     for i in range(1, workers):
         raw.xgroup_createconsumer(keys.stream(base, "default"), keys.GROUP, _worker(i))
-    raw.hset(keys.counters(base), mapping={f"succeeded|{TASK}": 123_456, f"retried|{TASK}": 789})
     histogram = [987_654_321, 90_000, 20_000, 9_000, 4_000, 400, 50, 5, *[0] * (len(BOUNDS) - 6)]
-    sums: dict[str, list[int]] = {field(Measure.RUN, TASK): histogram, field(Measure.FAILURES, f"error|{TASK}"): [1]}
+    sums: dict[str, list[int]] = {}
+    for task in tasks:
+        raw.hset(keys.counters(base), mapping={f"succeeded|{task}": 123_456, f"retried|{task}": 789})
+        sums |= {field(Measure.RUN, task): histogram, field(Measure.FAILURES, f"error|{task}"): [1]}
     for measure in (Measure.WAIT, Measure.END_TO_END, Measure.SCHEDULE_DELAY):
         sums[field(measure)] = histogram
     client.run(measures.add(base, _worker(0), 1, sums))
@@ -89,10 +93,10 @@ def _worker(i: int) -> str:
     return f"host-{i:03d}:{10_000 + i}:0123abcd"
 
 
-def measure(queues: int, workers: int, runs: int) -> list[str]:
+def measure(queues: int, workers: int, tasks: int, runs: int) -> list[str]:
     """One row of the table: medians."""
     with RedisServer() as server:
-        fill(server, queues, workers)
+        fill(server, queues, workers, tasks)
         raw = redis.Redis.from_url(server.url)
         reads, texts, sizes = [], [], []
         with Exporter(server.url, namespace=NAMESPACE) as exporter:
@@ -112,7 +116,7 @@ def measure(queues: int, workers: int, runs: int) -> list[str]:
         raw.close()
     reads.sort()
     return [
-        str(queues), str(workers), f"{statistics.median(reads):.1f}", f"{reads[int(len(reads) * 0.9)]:.1f}",
+        str(queues), str(workers), str(tasks), f"{statistics.median(reads):.1f}", f"{reads[int(len(reads) * 0.9)]:.1f}",
         f"{used / runs * 1000:.1f}", f"{sent / runs / 1024:.1f}", f"{statistics.median(texts):.0f}",
         f"{statistics.median(sizes) / 1024:.0f}",
     ]  # fmt: skip
@@ -141,10 +145,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scrape", description=__doc__.partition("\n")[0])
     parser.add_argument("--queues", type=int, nargs="+", default=[1, 10, 100])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 10, 100])
+    parser.add_argument("--tasks", type=int, nargs="+", default=[1, 3, 5], help="task names of each queue")
     parser.add_argument("--runs", type=int, default=21)
     parser.add_argument("--report", type=Path, help="Markdown file to write")
     given = parser.parse_args()
-    rows = [measure(queues, workers, given.runs) for queues in given.queues for workers in given.workers]
+    first, *more = given.tasks
+    points = [(queues, workers, first) for queues in given.queues for workers in given.workers]
+    points += [(max(given.queues), max(given.workers), tasks) for tasks in more]
+    rows = [measure(*point, given.runs) for point in points]
     table = Table(*COLUMNS, title="One scrape of the exporter")
     for row in rows:
         table.add_row(*row)

@@ -2,245 +2,217 @@
 
 from __future__ import annotations
 
-from grafana.boards.board import GREEN, ORANGE, RED, Board, Query, lines, number, rows, timeline
-from grafana.boards.promql import JOB, gauge, most, quantile, rate, total
+from typing import Any
 
-_BUSY, _SLOTS = (most(f"penstock_queue_{name}", JOB, "job, queue") for name in ("busy_slots", "slots"))
-_FULL = f"max({_BUSY} / ({_SLOTS} > 0)) or vector(0)"
-_FAILED = rate("penstock_tasks_finished_total", f'{JOB}, outcome="failed"')
-_ENDED = rate("penstock_tasks_finished_total", JOB)
+from grafana.boards import shared
+from grafana.boards.board import Board
+from grafana.boards.panels import (
+    FAILING,
+    FEW_ARE_WELL,
+    FULL,
+    GREEN,
+    LATE,
+    NONE_IS_WELL,
+    ORANGE,
+    RED,
+    WAITING,
+    YES_IS_WELL,
+    Column,
+    Series,
+    lines,
+    number,
+    rows,
+    timeline,
+)
+from grafana.boards.promql import (
+    FIRING,
+    JOB,
+    LATELY,
+    at_present,
+    failing,
+    gauge,
+    known,
+    of_queues,
+    quantile,
+    rate,
+    share,
+    total,
+    unpaused,
+)
+
+_BY = "job, queue"
+#: Is there while the rules are evaluated, and an exporter is scraped.
+_RULES = f"max(job:penstock_redis_up:max{{{JOB}}})"
 
 
 def build() -> Board:
     """penstock / Overview."""
     board = Board("overview", "Overview", "All queues of penstock: is anything wrong, and where?")
+    _state(board)
+    _amounts(board)
+    board.add(_alerts(), width=24, height=5)
+    board.add(_queues(), width=24, height=9)
+    board.row("Over time")
+    _course(board)
+    return board
+
+
+def _state(board: Board) -> None:
+    ended = total(rate("penstock_tasks_finished_total", JOB, LATELY), _BY)
+    worst = f"max({failing(JOB, _BY, LATELY)} and on (job, queue) {ended} > 0.05)"
+    board.add(
+        number(
+            "Alerts that fire",
+            "By Prometheus's rules. Which ones is shown below; the runbook says what to do. Unknown: the rules are not loaded, or no exporter is scraped (PenstockExporterDown).",
+            "none",
+            f"count(ALERTS{{{FIRING}}}) or 0 * {_RULES}",
+            NONE_IS_WELL,
+        ),
+        shared.redis_answers(),
+        shared.living(JOB),
+        shared.silent(JOB),
+        number(
+            "Slots taken",
+            "Share of their slots in which the workers of a queue run a task: of the queue whose workers are fullest. Near 100 % its tasks wait for others to end, PenstockSaturated.",
+            "percentunit",
+            known(f"max({share(of_queues('busy_slots', JOB), of_queues('slots', JOB))})"),
+            FULL,
+        ),
+        number(
+            "Failing",
+            "Share of the tasks that ended within 5 minutes which failed for good: of the queue where it is greatest, if a task ends there every 20 s or oftener. Above 5 % PenstockErrorRatioHigh fires.",
+            "percentunit",
+            known(worst),
+            FAILING,
+            decimals=1,
+        ),
+        width=4,
+        height=3,
+    )
+
+
+def _amounts(board: Board) -> None:
+    def oldest(title: str, description: str, name: str, limits: Any) -> Any:
+        ages = of_queues(name, JOB)
+        description += " Paused queues are left out."
+        return number(title, description, "s", f"max({unpaused(ages, JOB)}) or 0 * max({ages})", limits, decimals=None)
+
+    overdue = of_queues("overdue_leases", JOB)
     board.add(
         number(
             "Ready",
             "Tasks that wait for a worker, of all queues. Some are normal; look whether they grow, and for how long the oldest has waited.",
             "none",
-            Query(total(gauge("penstock_queue_ready_tasks", JOB))),
-            decimals=0,
+            total(gauge("penstock_queue_ready_tasks", JOB)),
         ),
-        3,
-        4,
-    )
-    board.add(
-        number(
+        oldest(
             "Oldest ready",
             "How long the task that has waited longest has waited. Above two minutes PenstockOldestTaskTooOld fires.",
-            "s",
-            Query(f"max({most('penstock_queue_oldest_ready_age_seconds', JOB, 'job, queue')})"),
-            ((None, GREEN), (30, ORANGE), (120, RED)),
+            "oldest_ready_age_seconds",
+            WAITING,
         ),
-        3,
-        4,
-    )
-    board.add(
-        number(
-            "Slots taken",
-            "Share of their slots in which the workers of a queue run a task: of the queue whose workers are fullest. Near 100 % its tasks wait for others to end, PenstockSaturated.",
-            "percentunit",
-            Query(_FULL),
-            ((None, GREEN), (0.8, ORANGE), (0.95, RED)),
-            decimals=0,
+        oldest(
+            "Latest schedule",
+            "For how long the scheduled task that is latest has been due without being made ready. Workers do that, each second: PenstockSchedulerLate.",
+            "oldest_due_age_seconds",
+            LATE,
         ),
-        3,
-        4,
-    )
-    board.add(
         number(
-            "Living workers",
-            "Worker processes that were heard of within 20 s. 0: nobody does anything, see PenstockQueueWithoutWorkers.",
+            "Overdue leases",
+            "Tasks whose worker no longer renews them, and that nobody has taken over yet. For ten minutes: PenstockOverdueLeases. Paused queues are left out.",
             "none",
-            Query(
-                'count(max by (job, worker) (penstock_worker_heartbeat_age_seconds{job=~"$job"}) <= 20) or vector(0)'
-            ),
-            ((None, RED), (1, GREEN)),
-            decimals=0,
+            f"sum({unpaused(overdue, JOB)}) or 0 * sum({overdue})",
+            ((None, GREEN), (1, ORANGE), (10, RED)),
         ),
-        3,
-        4,
-    )
-    board.add(
-        number(
-            "Ended per second",
-            "Tasks that ended, however they did.",
-            "ops",
-            Query(total(_ENDED)),
-            decimals=1,
-        ),
-        3,
-        4,
-    )
-    board.add(
-        number(
-            "Failing",
-            "Share of the tasks that ended which failed for good. Above 5 % PenstockErrorRatioHigh fires.",
-            "percentunit",
-            Query(f"({total(_FAILED)} or vector(0)) / ({total(_ENDED)} > 0) or vector(0)"),
-            ((None, GREEN), (0.01, ORANGE), (0.05, RED)),
-            decimals=1,
-        ),
-        3,
-        4,
-    )
-    board.add(
         number(
             "Dead letters",
             "Tasks that failed for good and are kept for a week: `penstock dead list`. PenstockDeadLetters fires when there are more.",
             "none",
-            Query(total(gauge("penstock_queue_dead_tasks", JOB))),
-            ((None, GREEN), (1, ORANGE)),
-            decimals=0,
+            total(gauge("penstock_queue_dead_tasks", JOB)),
+            FEW_ARE_WELL,
         ),
-        3,
-        4,
-    )
-    board.add(
         number(
-            "Overdue leases",
-            "Tasks whose worker no longer renews them, and that nobody has taken over yet. For ten minutes: PenstockOverdueLeases.",
-            "none",
-            Query(total(gauge("penstock_queue_overdue_leases", JOB))),
-            ((None, GREEN), (1, ORANGE), (10, RED)),
-            decimals=0,
+            "Ended per second",
+            "Tasks that ended, however they did, within 5 minutes.",
+            "ops",
+            known(total(rate("penstock_tasks_finished_total", JOB, LATELY))),
+            decimals=1,
         ),
-        3,
-        4,
-    )
-    board.add(
-        timeline(
-            "Alerts",
-            "Alerts of penstock that fire, each with the queue, worker or server that it is about. None: nothing is shown. The runbook says what to do.",
-            Query(
-                'max by (alertname, queue, worker, node) (ALERTS{alertname=~"Penstock.*", alertstate="firing", job=~"$job|"})',
-                "{{alertname}} {{queue}}{{worker}}{{node}}",
-            ),
-        ),
-        24,
-        5,
-    )
-    _queues(board)
-    _flow(board)
-    return board
-
-
-def _queues(board: Board) -> None:
-    def column(
-        title: str, unit: str, expr: str, *steps: tuple[float | None, str]
-    ) -> tuple[str, str, Query, tuple[tuple[float | None, str], ...]]:
-        return title, unit, Query(expr, instant=True), steps
-
-    def total_of(name: str) -> str:
-        return total(gauge(name, JOB), "queue")
-
-    def most_of(name: str) -> str:
-        return most(name, JOB, "queue")
-
-    board.add(
-        rows(
-            "Queues",
-            "Every queue at this moment. A click on its name opens its own dashboard.",
-            "queue",
-            [
-                column("ready", "none", total_of("penstock_queue_ready_tasks")),
-                column(
-                    "oldest",
-                    "s",
-                    most_of("penstock_queue_oldest_ready_age_seconds"),
-                    (None, GREEN),
-                    (30, ORANGE),
-                    (120, RED),
-                ),
-                column("running", "none", total_of("penstock_queue_pending_tasks")),
-                column("scheduled", "none", total_of("penstock_queue_scheduled_tasks")),
-                column(
-                    "late", "s", most_of("penstock_queue_oldest_due_age_seconds"), (None, GREEN), (1, ORANGE), (30, RED)
-                ),
-                column("dead", "none", total_of("penstock_queue_dead_tasks"), (None, GREEN), (1, ORANGE)),
-                column("workers", "none", most_of("penstock_queue_live_workers"), (None, RED), (1, GREEN)),
-                column(
-                    "slots taken",
-                    "percentunit",
-                    f"{most_of('penstock_queue_busy_slots')} / ({most_of('penstock_queue_slots')} > 0)",
-                    (None, GREEN),
-                    (0.8, ORANGE),
-                    (0.95, RED),
-                ),
-                column("paused", "bool_yes_no", most_of("penstock_queue_paused")),
-            ],
-            "/d/penstock-queue?${job:queryparam}&var-queue=${__value.text}&${__url_time_range}",
-        ),
-        24,
-        8,
+        width=4,
+        height=3,
     )
 
 
-def _flow(board: Board) -> None:
-    board.row("Over time")
+def _alerts() -> Any:
+    firing = f'ALERTS{{{FIRING}, severity!="critical"}} or 2 * ALERTS{{{FIRING}, severity="critical"}}'
+    # A state timeline without any series says "Data does not have a time field".
+    none = f'label_replace(0 * {_RULES} unless on () ALERTS{{{FIRING}}}, "alertname", "none", "", "")'
+    return timeline(
+        "Alerts",
+        "Alerts of penstock that fire, each with the queue, worker or server that it is about: orange ones can wait for the morning, red ones wake somebody. The runbook says what to do. Nothing at all: the rules are not loaded.",
+        Series(
+            f"max by (alertname, job, queue, worker, node) ({firing}) or {none}",
+            "{{job}} {{alertname}} {{queue}}{{worker}}{{node}}",
+        ),
+        {0: ("none", GREEN), 1: ("warning", ORANGE), 2: ("critical", RED)},
+    )
+
+
+def _queues() -> Any:
+    def counted(name: str) -> str:
+        return total(gauge(f"penstock_queue_{name}", JOB), _BY)
+
+    alerts = f'count by ({_BY}) (ALERTS{{{FIRING}, queue!=""}}) or 0 * queue:penstock_queue_ready_tasks:max{{{JOB}}}'
+    slots = share(of_queues("busy_slots", JOB), of_queues("slots", JOB))
+    return rows(
+        "Queues",
+        "Every queue at this moment, those about which alerts fire first, then those whose tasks have waited longest. late: for how long a scheduled task has been due. failing: share of those that ended within 5 minutes. A click on its name opens the queue's own dashboard.",
+        "queue",
+        [
+            Column("alerts", "none", alerts, NONE_IS_WELL),
+            Column("oldest", "s", of_queues("oldest_ready_age_seconds", JOB), WAITING),
+            Column("ready", "none", counted("ready_tasks")),
+            Column("running", "none", counted("pending_tasks")),
+            Column("overdue", "none", counted("overdue_leases"), FEW_ARE_WELL),
+            Column("scheduled", "none", counted("scheduled_tasks")),
+            Column("late", "s", of_queues("oldest_due_age_seconds", JOB), LATE),
+            Column("failing", "percentunit", at_present(failing(JOB, _BY, LATELY)), FAILING),
+            Column("dead", "none", counted("dead_tasks"), FEW_ARE_WELL),
+            Column("workers", "none", of_queues("live_workers", JOB), YES_IS_WELL),
+            Column("slots taken", "percentunit", slots, FULL),
+            Column("paused", "bool_yes_no", of_queues("paused", JOB)),
+        ],
+        worst=("alerts", "oldest"),
+        link="/d/penstock-queue?var-job=${__data.fields.job}&var-queue=${__value.text}",
+    )
+
+
+def _course(board: Board) -> None:
+    waits = [quantile(q, "penstock_task_queue_wait_seconds", JOB) for q in (0.5, 0.95, 0.99)]
     board.add(
         lines(
             "Ready, by queue",
             "Tasks that wait. A line that climbs and does not come back: too few workers, or none.",
             "none",
-            [Query(total(gauge("penstock_queue_ready_tasks", JOB), "queue"), "{{queue}}")],
+            Series(total(gauge("penstock_queue_ready_tasks", JOB), _BY), "{{queue}} ({{job}})"),
             decimals=0,
         ),
-        12,
-    )
-    board.add(
         lines(
             "Age of the oldest ready task, by queue",
             "For how long the first of each queue has waited. It grows by a second each second while nobody does anything.",
             "s",
-            [Query(most("penstock_queue_oldest_ready_age_seconds", JOB, "queue"), "{{queue}}")],
+            Series(of_queues("oldest_ready_age_seconds", JOB), "{{queue}} ({{job}})"),
             limit=120,
         ),
-        12,
-    )
-    board.add(
-        lines(
-            "Ended per second, by outcome",
-            "Succeeded, failed (dead letters), cancelled, expired.",
-            "ops",
-            [Query(total(_ENDED, "outcome"), "{{outcome}}")],
-            stacked=True,
-        ),
-        12,
-    )
-    board.add(
-        lines(
-            "Added and ended per second",
-            "What comes (new tasks, and scheduled ones and retries that became ready) beside what goes. If more comes than goes, tasks pile up. Redis 6.2 does not count what comes.",
-            "ops",
-            [
-                Query(total(rate("penstock_queue_entries_added_total", JOB)), "added"),
-                Query(total(_ENDED), "ended"),
-                Query(f"{total(rate('penstock_tasks_retried_total', JOB))} or vector(0)", "retried"),
-            ],
-        ),
-        12,
-    )
-    board.add(
         lines(
             "Wait from ready to start",
             "Of tasks that have started. While a queue stands still it stays where it was: look at the age of the oldest, too.",
             "s",
-            [Query(quantile(q, "penstock_task_queue_wait_seconds", JOB), f"p{q * 100:g}") for q in (0.5, 0.95, 0.99)],
+            *(Series(wait, name) for wait, name in zip(waits, ("p50", "p95", "p99"), strict=True)),
             limit=30,
         ),
-        12,
-    )
-    board.add(
-        lines(
-            "Taken over, and leases lost",
-            "Deliveries taken over from workers that died or hang, and attempts whose worker lost its lease while they ran. Both are 0 in good times; PenstockRedeliveryStorm.",
-            "ops",
-            [
-                Query(total(rate("penstock_tasks_redelivered_total", JOB)), "taken over"),
-                Query(total(rate("penstock_tasks_lease_lost_total", JOB)), "leases lost"),
-            ],
-        ),
-        12,
+        shared.taken_over(JOB),
+        shared.outcomes(JOB),
+        shared.added_and_ended(JOB),
+        width=12,
     )

@@ -1,6 +1,7 @@
 // A panel's field options, overrides and transformations, applied to its frames: what Grafana's dashboard does.
 import {
   DataFrame,
+  DisplayValue,
   Field,
   FieldType,
   GrafanaTheme2,
@@ -114,6 +115,17 @@ export function configured(frames: DataFrame[], panel: any, theme: GrafanaTheme2
     }
   }
   return made;
+}
+
+/** What a stat shows of nothing. */
+export function nothing(panel: any, theme: GrafanaTheme2): DisplayValue {
+  const config = structuredClone({ ...DEFAULTS, ...panel.fieldConfig?.defaults });
+  config.color ??= { mode: 'thresholds' };
+  for (const step of config.thresholds.steps) {
+    step.value ??= -Infinity;
+  }
+  const display = getDisplayProcessor({ field: { type: FieldType.other, config }, theme, timeZone: 'utc' })(null);
+  return { ...display, text: display.text || config.noValue || 'No data', numeric: 0 };
 }
 
 /** One number of a series, as a stat shows it. */

@@ -19,7 +19,7 @@ import {
 import '@fontsource/inter/latin-400.css';
 import '@fontsource/inter/latin-500.css';
 import 'uplot/dist/uPlot.min.css';
-import { configured, reduced, transformed } from './fields';
+import { configured, nothing, reduced, transformed } from './fields';
 import { Span, fill, frames, labelValues } from './prometheus';
 
 const WIDTH = 1400;
@@ -82,7 +82,10 @@ function Stats({ panel, found, width, height }: any) {
     return { field, time, value: { ...value, title } };
   };
   if (!shown.length) {
-    return <Nothing />;
+    return <BigValue width={width} height={height} theme={theme} value={nothing(panel, theme)}
+      colorMode={panel.options?.colorMode ?? BigValueColorMode.Value} graphMode={BigValueGraphMode.None}
+      justifyMode={panel.options?.justifyMode ?? BigValueJustifyMode.Auto}
+      textMode={panel.options?.textMode ?? BigValueTextMode.Auto} />;
   }
   const across = panel.type === 'bargauge' ? panel.options?.orientation === 'vertical' : panel.options?.orientation !== 'horizontal';
   const [w, h] = across ? [width / shown.length, height] : [width, height / shown.length];

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -115,8 +115,8 @@ def queue_stats(base: str, queue: str, lease: float = 15.0) -> Call[QueueStats]:
             due=due,
             dead=dead,
             paused=_seconds(paused),
-            counters=_counters(reply.counters),
-            measures=tuple(measures.read(reply.measures)),
+            counters=_counters(reply),
+            measures=tuple(measures.read(_measures(reply))),
         )
 
     return Call(_INSPECT, keys.routed(base), (ms(lease),), read)
@@ -126,8 +126,10 @@ class _Stats(msgspec.Struct, frozen=True, array_like=True):
     """The reply of ``inspect.lua``."""
 
     numbers: list[int]
-    counters: list[str | int]
-    measures: list[tuple[str, list[int]]]
+    #: What is counted, and the index of the task's name; then the count, or the measure's numbers.
+    counters: list[tuple[str, int, int]]
+    measures: list[tuple[str, int, list[int]]]
+    names: list[str]
 
 
 #: What the script says where there is nothing.
@@ -154,12 +156,17 @@ def _seconds(ms: int) -> float | None:
     return None if ms == _NONE else ms / 1000
 
 
-def _counters(flat: list[str | int]) -> dict[str, dict[str, int]]:
+def _counters(reply: _Stats) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = defaultdict(dict)
-    for name, count in zip(flat[::2], flat[1::2], strict=True):
-        outcome, _, task = str(name).partition("|")
-        found[outcome][task] = int(count)
+    for outcome, name, count in reply.counters:
+        found[outcome][reply.names[name]] = count
     return dict(found)
+
+
+def _measures(reply: _Stats) -> Iterator[tuple[str, list[int]]]:
+    for what, index, numbers in reply.measures:
+        name = reply.names[index]
+        yield f"{what}|{name}" if name else what, numbers
 
 
 def workers(namespace: str, prefix: str = "") -> Call[list[Heard]]:

@@ -55,6 +55,29 @@ def test_an_orderly_end(q: Queue) -> None:
     assert [q.run(call) for call in consume.forget_worker(q.namespace, "w1")] == [0, 0, 0]
 
 
+def test_out_of_memory_a_worker_still_says_that_it_lives(q: Queue) -> None:
+    """Else its probe would have it killed: the one that gives memory back, by ending tasks."""
+    beat(q, "w1", b"1")
+    q.raw.zadd(keys.workers(q.namespace), {"w1": q.now() - 15_000, "silent": 1})
+    with q.out_of_memory():
+        assert beat(q, "w1", b"2") == ["silent"]
+        assert beat(q, "w2", queues=("new",)) == []
+    assert alive(q) == ["w1", "w2"]
+    assert q.raw.get(keys.worker(q.namespace, "w1")) == b"2"
+    assert "new" in q.run(produce.queue_names(q.namespace))
+    assert not q.raw.exists(keys.workers(q.namespace) + ":")  # what is acknowledged there is nothing
+
+
+def test_workers_can_be_asked_for_by_what_their_names_begin_with(q: Queue) -> None:
+    """By a probe, which asks for those of its own host and must not pay for a thousand others."""
+    for name in ("host-1:7:a", "host-1:8:b", "host-10:7:c", "other:7:d", "hos%-1:7:e"):
+        beat(q, name, name.encode())
+    assert [each.consumer for each in q.run(inspect.workers(q.namespace, "host-1:"))] == ["host-1:7:a", "host-1:8:b"]
+    assert [each.about for each in q.run(inspect.workers(q.namespace, "host-10"))] == [b"host-10:7:c"]
+    assert [each.consumer for each in q.run(inspect.workers(q.namespace, "hos%"))] == ["hos%-1:7:e"]  # no pattern
+    assert q.run(inspect.workers(q.namespace, "nobody")) == []
+
+
 def test_names_that_somebody_else_has_written_do_not_stop_it(q: Queue) -> None:
     foreign = {b"\xff": 1.0, b"\x1b[31m": 2.0, **{b"w%d" % i: 3.0 for i in range(10_000)}}
     q.raw.zadd(keys.workers(q.namespace), foreign)

@@ -161,6 +161,30 @@ def test_whose_own_key_has_run_out_is_forgotten(q: Queue) -> None:
     assert fleet(q).workers == () and fleet(q).queues == ()
 
 
+def test_all_workers_are_told_however_many_there_are(q: Queue) -> None:
+    """Those that were heard of last, above all."""
+    said = msgspec.msgpack.encode(ABOUT)
+    names = [f"w{i:04d}" for i in range(1_500)]
+    with q.raw.pipeline(transaction=False) as pipe:
+        pipe.zadd(keys.workers(q.namespace), {name: q.now() - 15_000 + i for i, name in enumerate(names)})
+        for name in names:
+            pipe.set(keys.worker(q.namespace, name), said, ex=60)
+        pipe.execute()
+    found = fleet(q)
+    assert [worker.consumer for worker in found.workers] == names
+    assert Served("a", 1_500, 15_000, 4_500) in found.queues
+    q.raw.delete(keys.workers(q.namespace))
+
+
+def test_a_worker_that_is_in_both_lists_lives_and_is_told_once(q: Queue) -> None:
+    """One of a version that does not know of those that are gone."""
+    beat(q, "w1", ABOUT)
+    q.raw.zadd(keys.gone(q.namespace), {"w1": q.now() - 25_000})
+    found = fleet(q)
+    assert [worker.consumer for worker in found.workers] == ["w1"] and found.age(found.workers[0]) < 20
+    assert found.queues[0] == Served("a", 1, 10, 3)
+
+
 def test_a_worker_that_is_heard_of_again_is_not_gone(q: Queue) -> None:
     beat(q, "w1", ABOUT)
     q.raw.zadd(keys.workers(q.namespace), {"w1": q.now() - 25_000})

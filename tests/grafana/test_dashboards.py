@@ -16,23 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from grafana.boards.__main__ import FOLDER, dashboards
 from penstock.metrics.catalogue import all_metrics
+from tests.grafana.expressions import faults_of, faults_of_variable
 from tests.source import ROOT
 
 FILES = sorted(FOLDER.glob("*.json"))
 BOARDS: dict[str, Any] = {path.name: json.loads(path.read_text("utf-8")) for path in FILES}
 COLUMNS = 24
-#: Labels that a metric has beside its own: from Prometheus, of a histogram, of alerts.
-_ALWAYS = {"job", "instance", "pod", "endpoint", "container"}
-_OF_ALERTS = {"alertname", "alertstate", "queue", "worker", "node", "severity"}
-_METRICS = {metric.name: set(metric.labels) for metric in all_metrics()}
-_LABELS = {
-    **_METRICS,
-    **{name + end: {*labels, "le"} for name, labels in _METRICS.items() for end in ("_bucket", "_sum", "_count")},
-    "ALERTS": _OF_ALERTS,
-}
+ALERTS = [
+    rule
+    for group in yaml.safe_load((ROOT / "grafana" / "rules" / "penstock-alerts.yaml").read_text("utf-8"))["groups"]
+    for rule in group["rules"]
+]
 
 
 def panels(board: Any) -> Iterator[Any]:
@@ -40,13 +38,13 @@ def panels(board: Any) -> Iterator[Any]:
     return (panel for panel in board["panels"] if panel["type"] != "row")
 
 
-def queries(board: Any) -> Iterator[tuple[str, str, str]]:
-    """(where, expression, legend) of all panels and annotations."""
+def queries(board: Any) -> Iterator[tuple[str, str, str, bool]]:
+    """(where, expression, legend, whether it is of one moment) of all panels and annotations."""
     for panel in panels(board):
-        for target in panel.get("targets", ()):
-            yield f"{panel['title']} {target['refId']}", target["expr"], target.get("legendFormat", "")
+        for target in panel["targets"]:
+            yield f"{panel['title']} {target['refId']}", target["expr"], target["legendFormat"], target["instant"]
     for each in board["annotations"]["list"]:
-        yield f"annotation {each['name']}", each["expr"], each["titleFormat"]
+        yield f"annotation {each['name']}", each["expr"], each["titleFormat"], False
 
 
 def faults_of_board(board: Any) -> Iterator[str]:
@@ -70,6 +68,9 @@ def faults_of_board(board: Any) -> Iterator[str]:
     ids = [panel["id"] for panel in board["panels"]]
     if len(set(ids)) != len(ids):
         yield "two panels of one id"
+    titles = [panel["title"] for panel in board["panels"]]
+    if len(set(titles)) != len(titles):
+        yield "two panels of one title"
     taken: dict[tuple[int, int], str] = {}
     for panel in board["panels"]:
         place = panel["gridPos"]
@@ -101,51 +102,20 @@ def faults_of_panel(panel: Any) -> Iterator[str]:
     for target in panel.get("targets", ()):
         if target["datasource"]["uid"] != "${datasource}":
             yield "a query with another data source"
+    if panel["type"] == "state-timeline" and defaults.get("color", {}).get("mode") != "thresholds":
+        yield "limits that colour nothing"
+    if panel["type"] == "stat" and [each["options"].get("match") for each in defaults.get("mappings", ())] != [
+        "null+nan"
+    ]:
+        yield "nothing is shown in the colour of the lowest limit"
+    if panel["type"] == "table" and not panel["options"].get("sortBy"):
+        yield "a table in no order"
     for each in panel.get("fieldConfig", {}).get("overrides", ()):
         for link in [link for p in each["properties"] if p["id"] == "links" for link in p["value"]]:
             if f"{link['url'].removeprefix('/d/').partition('?')[0]}.json" not in BOARDS:
                 yield f"a link to {link['url']}"
-
-
-def faults_of_query(expr: str) -> Iterator[str]:
-    """What is wrong with one expression."""
-    for name, selector in re.findall(r"\b(penstock_\w+|ALERTS)\s*(\{[^}]*\})?", expr):
-        if name not in _LABELS:
-            yield f"no metric {name}"
-            continue
-        used = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", selector))
-        if "job" not in used:
-            yield f"{name}: any job"
-        if used - _LABELS[name] - _ALWAYS:
-            yield f"{name}: has no label {', '.join(sorted(used - _LABELS[name] - _ALWAYS))}"
-    for window in re.findall(r"(?:rate|increase|delta)\([^\[]*\[([^\]]*)\]", expr):
-        if window not in ("$__rate_interval", "$__range"):
-            yield f"a window of {window}"
-    known = (
-        set().union(*(_LABELS.get(name, set()) for name in re.findall(r"\b(?:penstock_\w+|ALERTS)\b", expr))) | _ALWAYS
-    )
-    for labels in re.findall(r"(?:by|on|group_left) \(([^)]*)\)", expr):
-        for label in filter(None, (each.strip() for each in labels.split(","))):
-            if label not in known:
-                yield f"no label {label}"
-    yield from (f"doubled by a second exporter: {found}" for found in doubled(expr))
-
-
-def doubled(expr: str) -> list[str]:
-    """What adds up or counts series of which no exporter was taken first; by `instance` they are told apart."""
-    found = re.findall(
-        r"(?:sum|avg|count)(?: by \([^)]*\))?\s?\((?:rate\(|increase\()?penstock_\w+", expr
-    ) + re.findall(r"histogram_quantile\([\d.]+, (?:rate\(|penstock_)", expr)
-    return [each for each in found if "instance" not in each and "by (version)" not in each]
-
-
-def faults_of_legend(expr: str, legend: str) -> Iterator[str]:
-    known = (
-        set().union(*(_LABELS.get(name, set()) for name in re.findall(r"\b(?:penstock_\w+|ALERTS)\b", expr))) | _ALWAYS
-    )
-    yield from (
-        f"no label {label} for the legend" for label in re.findall(r"\{\{(\w+)\}\}", legend) if label not in known
-    )
+            if "var-job=" not in link["url"] or "${datasource:queryparam}" not in link["url"]:
+                yield "a link that forgets the job or the data source"
 
 
 def test_they_are_what_their_source_makes() -> None:
@@ -167,16 +137,38 @@ def test_a_dashboard_by_the_rules_of_the_linter(name: str) -> None:
 def test_queries_of_what_there_is_and_doubling_nothing(name: str) -> None:
     found = {
         where: faults
-        for where, expr, legend in queries(BOARDS[name])
-        if (faults := [*faults_of_query(expr), *faults_of_legend(expr, legend)])
+        for where, expr, legend, instant in queries(BOARDS[name])
+        if (faults := faults_of(expr, legend, instant=instant))
     }
     assert found == {}
 
 
+@pytest.mark.parametrize("name", BOARDS)
+def test_variables_of_what_there_is(name: str) -> None:
+    asked = [each for each in BOARDS[name]["templating"]["list"] if each["type"] == "query"]
+    found = {each["name"]: faults for each in asked if (faults := faults_of_variable(each["query"]["query"]))}
+    assert found == {} and asked
+
+
 def test_each_metric_is_on_some_dashboard() -> None:
     text = "".join(path.read_text("utf-8") for path in FILES)
-    missing = [name for name in _METRICS if name not in text and not name.startswith("penstock_local_")]
-    assert missing == []
+    names = [metric.name for metric in all_metrics() if not metric.name.startswith("penstock_local_")]
+    assert [name for name in names if name not in text] == []
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: str(rule["alert"]))
+def test_an_alert_is_named_on_the_dashboard_that_it_leads_to(rule: Any) -> None:
+    board = BOARDS[rule["annotations"]["dashboard"] + ".json"]
+    assert [panel["title"] for panel in panels(board) if rule["alert"] in panel["description"]]
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_figures_and_tables_are_of_this_moment(name: str) -> None:
+    """Of a course over time Grafana would show the last value there was, also while Redis is away."""
+    asked = [
+        target for panel in panels(BOARDS[name]) if panel["type"] in ("stat", "table") for target in panel["targets"]
+    ]
+    assert asked and all(target["instant"] and not target.get("range") for target in asked)
 
 
 @pytest.mark.parametrize("name", BOARDS)
@@ -184,7 +176,7 @@ def test_prometheus_can_read_the_queries(name: str, tmp_path: Path) -> None:
     """`make test-observability` installs promtool."""
     if shutil.which("promtool") is None:
         pytest.skip("promtool is not installed")
-    rules = [{"record": "a:b:c", "expr": substituted(expr)} for _, expr, _ in queries(BOARDS[name])]
+    rules = [{"record": "a:b:c", "expr": substituted(expr)} for _, expr, _, _ in queries(BOARDS[name])]
     file = tmp_path / "rules.yaml"
     file.write_text(json.dumps({"groups": [{"name": f"g{i}", "rules": [rule]} for i, rule in enumerate(rules)]}))
     done = subprocess.run(["promtool", "check", "rules", str(file)], capture_output=True, text=True, timeout=60)
@@ -208,9 +200,6 @@ def test_provisioning_leads_to_the_dashboards() -> None:
 # The checks themselves.
 
 
-_ASTRAY = {"url": "/d/x?a=b"}
-
-
 def spoilt(change: Callable[[Any], object]) -> Any:
     board = copy.deepcopy(BOARDS["penstock-overview.json"])
     change(board)
@@ -229,6 +218,7 @@ def spoilt(change: Callable[[Any], object]) -> Any:
         (lambda b: b["panels"][1].update(id=b["panels"][0]["id"]), "two panels of one id"),
         (lambda b: b["panels"][1].update(gridPos=b["panels"][0]["gridPos"]), "over"),
         (lambda b: b["panels"][0]["gridPos"].update(w=30), "wider than the grid"),
+        (lambda b: b["panels"][1].update(title=b["panels"][0]["title"]), "two panels of one title"),
     ],
 )
 def test_a_fault_of_a_dashboard_is_found(change: Callable[[Any], object], fault: str) -> None:
@@ -240,6 +230,9 @@ def test_a_fault_of_a_dashboard_is_found(change: Callable[[Any], object], fault:
     [
         (lambda p: p.update(description=""), "no description"),
         (lambda p: p["fieldConfig"]["defaults"].pop("unit"), "no unit"),
+        (lambda p: p["fieldConfig"]["defaults"].pop("mappings"), "in the colour of the lowest limit"),
+        (lambda p: p.update(type="state-timeline"), "limits that colour nothing"),
+        (lambda p: p.update(type="table"), "a table in no order"),
         (lambda p: p.update(datasource={"uid": "prometheus"}), "no data source"),
         (lambda p: p["targets"][0].update(refId=""), "without a name of their own"),
         (lambda p: p["targets"][0].update(datasource={"uid": "x"}), "another data source"),
@@ -249,6 +242,12 @@ def test_a_fault_of_a_dashboard_is_found(change: Callable[[Any], object], fault:
             ),
             "a link to /d/x",
         ),
+        (
+            lambda p: p["fieldConfig"].update(
+                overrides=[{"properties": [{"id": "links", "value": [{"url": "/d/penstock-queue?var-queue=a"}]}]}]
+            ),
+            "a link that forgets the job",
+        ),
     ],
 )
 def test_a_fault_of_a_panel_is_found(change: Callable[[Any], object], fault: str) -> None:
@@ -257,27 +256,86 @@ def test_a_fault_of_a_panel_is_found(change: Callable[[Any], object], fault: str
     assert any(fault in found for found in faults_of_panel(panel))
 
 
+_RETRIED = 'penstock_tasks_retried_total{job=~"$job"}'
+_WAITED = 'penstock_task_queue_wait_seconds_bucket{job=~"$job"}'
+_READY = 'penstock_queue_ready_tasks{job=~"$job"}'
+
+
 @pytest.mark.parametrize(
     ("expr", "fault"),
     [
-        ('penstock_no_such_thing{job=~"$job"}', "no metric"),
-        ("penstock_redis_up", "any job"),
-        ('penstock_redis_up{job=~"$job", queue="x"}', "has no label queue"),
-        ('max by (job) (rate(penstock_tasks_retried_total{job=~"$job"}[5m]))', "a window of 5m"),
-        ('max by (colour) (penstock_redis_up{job=~"$job"})', "no label colour"),
-        ('sum(penstock_queue_dead_tasks{job=~"$job"})', "doubled"),
-        ('sum by (queue) (rate(penstock_tasks_retried_total{job=~"$job"}[$__rate_interval]))', "doubled"),
-        (
-            'histogram_quantile(0.9, rate(penstock_task_queue_wait_seconds_bucket{job=~"$job"}[$__rate_interval]))',
-            "doubled",
-        ),
+        ("sum(", "no PromQL"),
+        ('max by (job) (penstock_no_such_thing{job=~"$job"})', "no metric"),
+        ("max by (job) (penstock_redis_up)", "any job"),
+        ('max by (job) (penstock_redis_up{job=~"$job", queue="x"})', "no label queue of penstock_redis_up"),
+        (f"max by (job) (rate({_RETRIED}[5m]))", "a window of"),
+        ('max by (colour) (penstock_redis_up{job=~"$job"})', "no label colour to group by"),
+        (f"sum({_READY})", "doubled"),
+        (f"sum without (queue) ({_READY})", "doubled"),
+        (f"sum by (job, instance) ({_READY})", "doubled"),
+        (f"avg by (queue) ({_READY})", "doubled"),
+        (f"count({_READY} > 0)", "doubled"),
+        (f"topk(3, {_READY})", "doubled"),
+        (f"sum by (queue) (rate({_RETRIED}[$__rate_interval]))", "doubled"),
+        (f"histogram_quantile(0.9, rate({_WAITED}[$__rate_interval]))", "each exporter has a series of its own"),
+        (f"histogram_quantile(0.9, sum by (le) (rate({_WAITED}[$__rate_interval])))", "doubled"),
+        (f"histogram_quantile(0.9, max by (job) (rate({_WAITED}[$__rate_interval])))", "no label le"),
+        (_READY, "each exporter has a series of its own"),
+        (f"max without (instance) ({_READY})", "each exporter has a series of its own"),
+        (f"max by (queue) ({_RETRIED})", "a counter without its rate"),
+        (f"sum(max by (queue) ({_RETRIED}))", "a counter without its rate"),
+        (f"max by (queue) (rate({_READY}[$__rate_interval]))", "of what is no counter"),
+        (f"max by (queue) ({_READY}) or vector(0)", "of which nothing is known"),
+        (f"max by (queue) (rate({_RETRIED}[5m]))", "a window of"),
+        (f"max by (queue) ({_READY}) or 0 * max({_READY})", "always added"),
+        (f"max by (queue) ({_READY}) / max by (job) ({_READY})", "never matches"),
+        (f"max by (queue) ({_READY}) / on (job) max by (job) ({_READY})", "no label job on both sides"),
     ],
 )
 def test_a_fault_of_a_query_is_found(expr: str, fault: str) -> None:
-    assert any(fault in found for found in faults_of_query(expr))
+    assert any(fault in found for found in faults_of(expr)), faults_of(expr)
 
 
-def test_a_legend_without_its_label_is_found() -> None:
-    assert list(faults_of_legend('max by (job) (penstock_redis_up{job=~"$job"})', "{{job}} {{queue}}")) == [
-        "no label queue for the legend"
-    ]
+@pytest.mark.parametrize(
+    "expr",
+    [
+        f"max by (job, queue) ({_READY})",
+        f"sum by (queue) (max without (instance, pod, endpoint, container) ({_READY}))",
+        f"topk(3, max by (queue) ({_READY}))",
+        'count by (version) (penstock_exporter_build_info{job=~"$job"})',
+        f'max by (job, queue) ({_READY}) * on (job) group_left () max by (job) (penstock_redis_up{{job=~"$job"}})',
+    ],
+)
+def test_a_query_without_fault_has_none(expr: str) -> None:
+    assert faults_of(expr) == []
+
+
+def test_what_is_of_one_moment_has_no_step_to_go_by() -> None:
+    assert faults_of(f"max by (queue) (rate({_RETRIED}[5m]))", instant=True) == []
+    found = faults_of(f"max by (queue) (rate({_RETRIED}[$__rate_interval]))", instant=True)
+    assert found == ["a window of 0:01:01"]
+
+
+@pytest.mark.parametrize(
+    ("expr", "legend", "fault"),
+    [
+        ('max by (job) (penstock_redis_up{job=~"$job"})', "{{job}} {{queue}}", "no label queue for the legend"),
+        # The metric has it; the grouping drops it.
+        (f"max by (job) ({_READY})", "{{queue}}", "no label queue for the legend"),
+    ],
+)
+def test_a_legend_without_its_label_is_found(expr: str, legend: str, fault: str) -> None:
+    assert faults_of(expr, legend) == [fault]
+
+
+@pytest.mark.parametrize(
+    ("query", "fault"),
+    [
+        ("label_values(job)", "no label_values()"),
+        ("label_values(penstock_redis_up, node)", "any job"),
+        ('label_values(penstock_redis_up{job=~"$job"}, node)', "no label node"),
+        ('label_values(penstock_nothing{job=~"$job"}, job)', "no metric"),
+    ],
+)
+def test_a_fault_of_a_variable_is_found(query: str, fault: str) -> None:
+    assert any(fault in found for found in faults_of_variable(query))

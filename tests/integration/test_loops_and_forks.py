@@ -20,6 +20,7 @@ import pytest
 import uvloop
 
 from penstock import App
+from tests.processes import in_child
 
 MakeApp = Callable[..., App]
 
@@ -105,23 +106,6 @@ def test_closing_leaves_nothing_and_the_app_works_on(app: App) -> None:
     assert not [t for t in threading.enumerate() if t.name.startswith("penstock-results")]
 
 
-def _in_child(work: Callable[[], object]) -> int:
-    """Exit code of a forked child: 0 if `work` went well."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: this process has threads
-        pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        except BaseException as error:
-            os.write(2, repr(error).encode())
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 @pytest.mark.parametrize("used", [False, True], ids=["before use", "after use"])
 def test_fork(app: App, used: bool) -> None:
     """As a web server that imports the app and then forks its workers."""
@@ -134,7 +118,7 @@ def test_fork(app: App, used: bool) -> None:
         with app.running():
             assert double.delay(1).get(timeout=10) == 2
     keys = [f"child{i}" for i in range(3)]
-    codes = [_in_child(partial(double.options(id=key).delay, 5)) for key in keys]
+    codes = [in_child(partial(double.options(id=key).delay, 5)) for key in keys]
     assert codes == [0, 0, 0]
     assert double.options(id="parent").delay(6).created
     with app.running():
@@ -148,12 +132,12 @@ def test_a_forked_child_waits_for_results_itself(app: App) -> None:
 
     with app.running():
         assert double.delay(1).get(timeout=10) == 2  # its listener runs
-        assert _in_child(lambda: _check(double.delay(4).get(timeout=30) == 8)) == 0
+        assert in_child(lambda: _check(double.delay(4).get(timeout=30) == 8)) == 0
 
         async def main() -> None:
             _check(await (await double.adelay(5)).aget(timeout=30) == 10)
 
-        assert _in_child(lambda: asyncio.run(main())) == 0
+        assert in_child(lambda: asyncio.run(main())) == 0
         assert double.delay(2).get(timeout=10) == 4
 
 

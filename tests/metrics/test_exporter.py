@@ -20,6 +20,7 @@ from penstock.metrics.exporter import PATIENCE
 from penstock.streams import keys, measures
 from penstock.streams.measures import BOUNDS
 from tests.metrics.support import Scrape, histogram
+from tests.processes import in_child
 from tests.servers import Server, await_until, wait_until
 
 pytestmark = pytest.mark.anyio
@@ -311,6 +312,18 @@ def test_a_silent_server_holds_no_scrape_for_longer_than_a_second(
     own_server.resume()
 
 
+def test_a_forked_child_reads_for_itself(app: App, exporter: Exporter, scrape: TakeScrape) -> None:
+    """As a web server that mounts it and forks its workers: the thread that reads is not there any more."""
+    app.task_named("work", queue="mail").delay()
+    assert scrape().value("penstock_redis_up") == 1
+
+    def read() -> None:
+        assert scrape().value("penstock_queue_ready_tasks", queue="mail") == 1
+
+    assert in_child(read) == 0
+    assert scrape().value("penstock_queue_ready_tasks", queue="mail") == 1
+
+
 def test_scripts_that_the_server_has_forgotten(
     own_server: Server, exporter: Exporter, scrape: TakeScrape, raw: redis.Redis
 ) -> None:
@@ -362,11 +375,13 @@ def test_task_names_are_bounded_and_the_rest_is_visible(
 def test_hostile_names_harm_nobody(app: App, scrape: TakeScrape, raw: redis.Redis, namespace: str) -> None:
     app.task_named("work").delay()
     base = keys.base(namespace, "default")
-    names = ['a"b\\c{}', "new\nline", "\x1b[31m", "é", "x" * 500, ""]
+    longest = "x" * 200
+    names = ['a"b\\c{}', "new\nline", "\x1b[31m", "é", longest, "x" * 500, ""]
     raw.hset(keys.counters(base), mapping={f"succeeded|{name}": 1 for name in names} | {b"succeeded|\xff": 1})  # type: ignore[arg-type]
+    raw.hset(keys.counters(base), mapping={"succeeded|a": "nan", "succeeded|b": "inf", "succeeded|c": "-inf"})
     raw.sadd(keys.queues(namespace), b"\xff", "a b")
     found = {dict(key)["task"] for key in scrape().values("penstock_tasks_finished_total")}
-    assert found == {'a"b\\c{}', "é", ""}
+    assert found == {'a"b\\c{}', "é", longest, "", "b"}
 
 
 def test_workers_by_name_can_be_left_out(app: App, url: str, namespace: str) -> None:

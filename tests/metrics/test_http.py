@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import http.client
 import json
+import logging
 import signal
 import socket
+import struct
 import threading
 import urllib.error
 import urllib.request
@@ -77,6 +81,40 @@ async def test_as_an_asgi_app(exporter: Exporter) -> None:
     assert Scrape(sent[1]["body"].decode()).value("penstock_redis_up") == 1
 
 
+@pytest.mark.anyio
+async def test_an_asgi_app_holds_up_no_event_loop(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis is read in another thread, and the text is made there, too."""
+    threads: list[int] = []
+    collect = exporter.collect
+
+    def told() -> Iterator[Any]:
+        threads.append(threading.get_ident())
+        return collect()
+
+    monkeypatch.setattr(exporter, "collect", told)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request"}
+
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def answer(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    headers = [(b"Accept-Encoding", b"gzip")]
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/",
+        "query_string": b"name[]=penstock_redis_up",
+        "headers": headers,
+    }
+    await asgi_app(exporter)(scope, receive, answer)
+    assert threads and threading.get_ident() not in threads
+    assert (b"Content-Encoding", b"gzip") in sent[0]["headers"]
+    assert Scrape(gzip.decompress(sent[1]["body"]).decode()).families.keys() == {"penstock_redis_up"}
+
+
 def test_of_an_app(url: str, namespace: str) -> None:
     with App("shop", url=url, namespace=namespace) as app, Exporter.for_app(app) as exporter:
         app.task_named("work", queue="mail").delay()
@@ -94,6 +132,37 @@ def test_pages(served: str) -> None:
     assert "/metrics" in fetch(f"{served}/")[1]
     status, text = fetch(f"{served}/metric")
     assert status == 404 and "/metrics" in text
+
+
+def test_head_is_answered_as_get_is_without_the_body(served: str) -> None:
+    """Load balancers and uptime checks ask like this."""
+    for path, status in (("/metrics", 200), ("/health", 200), ("/", 200), ("/nothing", 404)):
+        host, _, port = served.removeprefix("http://").partition(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=30)
+        connection.request("HEAD", path)
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()) == (status, b"")
+        connection.close()
+
+
+def test_one_family_can_be_asked_for(served: str) -> None:
+    """``name[]``, as prometheus_client has it: by the names that a collector describes."""
+    status, text = fetch(f"{served}/metrics?name[]=penstock_redis_up&name[]=penstock_exporter_scrape_errors_total")
+    assert status == 200
+    assert Scrape(text).families.keys() == {"penstock_redis_up", "penstock_exporter_scrape_errors"}
+
+
+def test_a_client_that_breaks_off_is_no_matter_of_the_log(
+    served: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    host, _, port = served.removeprefix("http://").partition(":")
+    with caplog.at_level(logging.DEBUG, "penstock.exporter"):
+        with socket.create_connection((host, int(port))) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closed by a reset
+            client.sendall(b"GET /metrics HTTP/1.1\r\n")
+        assert wait_until(lambda: [r for r in caplog.records if "was not answered" in r.getMessage()])
+    assert {record.levelname for record in caplog.records if record.name == "penstock.exporter"} == {"DEBUG"}
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_only_reading_is_answered(exporter: Exporter) -> None:
@@ -119,8 +188,9 @@ def test_a_port_that_is_taken(served: str, exporter: Exporter) -> None:
     host, _, port = served.removeprefix("http://").partition(":")
     with pytest.raises(ConfigurationError, match=f"cannot listen on {host}:{port}"):
         listen(Site(exporter.registry, {}), host, int(port))
-    with pytest.raises(ConfigurationError, match=r"cannot listen on no\.such\.host\.invalid"):
-        listen(Site(exporter.registry, {}), "no.such.host.invalid", 0)
+    for name in ("no.such.host.invalid", "x" * 64):  # the second is no name at all
+        with pytest.raises(ConfigurationError, match=f"cannot listen on {name}"):
+            listen(Site(exporter.registry, {}), name, 0)
 
 
 # One worker

@@ -18,6 +18,7 @@ from itertools import count
 from typing import Any
 
 from penstock import Handle
+from penstock.streams import keys
 from tests.observability.programs import poll
 from tests.observability.stage import NAMESPACE, Stage, about
 
@@ -43,6 +44,7 @@ OF_QUEUES = {
     "PenstockRedeliveryStorm",
     "PenstockWaitBudgetBurnFast",
     "PenstockWaitBudgetBurnSlow",
+    "PenstockReadsFail",
 }
 #: Those whose cause lasts until the end: a queue that nobody serves, and workers that will never come back. And one
 #: that ends half an hour after its cause, which is a minute here.
@@ -54,6 +56,7 @@ WAITING = {"stalled": 5, "old": 4, "paused": 3, "late": 1}
 #: Queue -> how many of its tasks are in the hands of a worker that is killed or stands still.
 HELD = {"killed": 4, "hung": 1, "storm": 12}
 _MEGABYTE = 1024 * 1024
+_FOREIGN = keys.stream(keys.base(NAMESPACE, "hidden"), "high")
 
 
 def _held(*queues: str) -> list[str]:
@@ -100,6 +103,7 @@ class Story:
         stage, truth = self.stage, self.truth
         self._start_workers()
         truth.mark("begin")
+        self._hide_a_queue()
         self._stall()
         self._fill_redis()
         self._die()
@@ -158,6 +162,16 @@ class Story:
             client.config_set("maxmemory-samples", "64")
             client.config_set("maxmemory", str(used + 2 * _MEGABYTE))
             client.config_set("appendonly", "no")
+
+    def _hide_a_queue(self) -> None:
+        """Somebody else's key is where the streams of a queue would be: it cannot be read."""
+        with self.stage.server.client() as client:
+            client.set(_FOREIGN, "x", ex=600)
+            client.sadd(keys.queues(NAMESPACE), "hidden")
+
+    def _show_it(self) -> None:
+        with self.stage.server.client() as client:
+            client.delete(_FOREIGN)
 
     def _stall(self) -> None:
         """Queues that nobody serves, and one that is paused."""
@@ -279,6 +293,7 @@ class Story:
     def _mend(self) -> None:
         """The causes go away."""
         stage = self.stage
+        self._show_it()
         for name in _held("hung", "killed"):
             stage.release(name)
         stage.start_worker("rescue", "-Q", "old,late,killed,hung").ready()
@@ -322,6 +337,7 @@ class Story:
         stage, truth = self.stage, self.truth
         stage.server.kill()
         stage.wait_firing({"PenstockRedisDown"}, 20)
+        truth.mark("no redis")
         stage.server.start()
         stage.wait_quiet({"PenstockRedisDown"}, 20)
         first, second = stage.exporters
@@ -332,6 +348,7 @@ class Story:
         truth.mark("one exporter")
         second.stop()
         stage.wait_firing({"PenstockExporterDown"}, 20)
+        truth.mark("no exporter")
         first.start()
         second.start()
         stage.wait_quiet({"PenstockExporterDown"}, 20)

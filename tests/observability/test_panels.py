@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.observability import panels
-from tests.observability.panels import DASHBOARDS
+from tests.observability.panels import DASHBOARDS, Query
 from tests.observability.programs import Vector
 from tests.observability.stage import PAIR, SCRAPE
 from tests.observability.story import HELD, OLD, WAITING, Story, Truth
@@ -29,8 +29,8 @@ def ask(story: Story, moment: str, place: str, **chosen: str) -> Vector:
 
 
 def waiting(truth: Truth) -> float:
-    """How long the oldest task of all has waited at the height."""
-    return truth.moments["height"] - min(truth.sent_at["old"], truth.sent_at["paused"])
+    """How long the oldest task has waited at the height, but for that of the paused queue."""
+    return truth.moments["height"] - truth.sent_at["old"]
 
 
 FIGURES: list[tuple[str, str, dict[str, str], Says]] = [
@@ -46,9 +46,12 @@ FIGURES: list[tuple[str, str, dict[str, str], Says]] = [
     ("height", "penstock-queue/Running (A)", {"queue": "killed"}, lambda truth: HELD["killed"]),
     ("height", "penstock-queue/Scheduled (A)", {"queue": "late"}, lambda truth: 3),
     ("calm", "penstock-queue/Dead letters (A)", {"queue": "mail"}, lambda truth: truth.dead["mail"]),
-    ("calm", "penstock-worker/Living (A)", {}, lambda truth: 6),
-    ("calm", "penstock-worker/Silent (A)", {}, lambda truth: 4),  # doomed, and storm's three
-    ("calm", "penstock-redis/Up (A)", {}, lambda truth: 1),
+    ("calm", "penstock-worker/Living workers (A)", {}, lambda truth: 6),
+    ("calm", "penstock-worker/Silent workers (A)", {}, lambda truth: 4),  # doomed, and storm's three
+    ("calm", "penstock-overview/Silent workers (A)", {}, lambda truth: 4),
+    ("height", "penstock-overview/Redis answers (A)", {}, lambda truth: 1),
+    ("no redis", "penstock-overview/Redis answers (A)", {}, lambda truth: 0),
+    ("calm", "penstock-redis/Redis answers (A)", {}, lambda truth: 1),
     ("full", "penstock-redis/Refuses when full (A)", {}, lambda truth: 0),
     ("calm", "penstock-redis/Refuses when full (A)", {}, lambda truth: 1),
     ("full", "penstock-redis/Append-only file (A)", {}, lambda truth: 0),
@@ -70,18 +73,48 @@ def test_the_oldest(story: Story, place: str) -> None:
     assert waiting(story.truth) - 2.3 <= found <= waiting(story.truth) + 1.0 and found > OLD
 
 
+ALL_FIGURES = [query for path in DASHBOARDS for query in panels.queries(path) if query.kind == "stat"]
+
+
+@pytest.mark.parametrize("query", ALL_FIGURES, ids=str)
+def test_what_nobody_knows_is_no_figure(story: Story, query: Query) -> None:
+    """Neither 0 nor what was true a while ago: while Redis is away, and while no exporter is there to ask it."""
+    place = str(query)
+    assert ask(story, "calm", place)
+    for moment in ("no redis", "no exporter"):
+        found = ask(story, moment, place)
+        if "Alerts that fire" in place:  # of them Prometheus knows by itself
+            assert all(value > 0 for value in found.values())
+        else:
+            assert found == ({(): 0.0} if "Redis answers" in place else {}), moment
+
+
+def test_the_alerts(story: Story) -> None:
+    """As many as Prometheus has, the critical ones in another colour than the warnings, and about which queue."""
+    moments, prometheus = story.truth.moments, story.stage.prometheus
+    firing = f'ALERTS{{alertname=~"Penstock.*", alertstate="firing", job=~"{PAIR}|"}}'
+    found = prometheus.query(firing, moments["height"])
+    assert list(ask(story, "height", "penstock-overview/Alerts that fire (A)").values()) == [len(found)]
+    shown = ask(story, "height", "penstock-overview/Alerts (A)")
+    states = {dict(labels)["alertname"]: value for labels, value in shown.items()}
+    severity = {dict(labels)["alertname"]: dict(labels)["severity"] for labels in found}
+    assert states == {name: {"warning": 1.0, "critical": 2.0}[how] for name, how in severity.items()}
+    queues = Counter(dict(labels)["queue"] for labels in found if "queue" in dict(labels))
+    assert by(ask(story, "height", "penstock-overview/Queues (A)"), "queue") == dict(queues)
+
+
 def by(found: Vector, label: str) -> dict[str, float]:
     return {dict(labels)[label]: value for labels, value in found.items() if value}
 
 
 def test_the_table_of_queues(story: Story) -> None:
-    ready = by(ask(story, "height", "penstock-overview/Queues (A)"), "queue")
+    ready = by(ask(story, "height", "penstock-overview/Queues (C)"), "queue")
     assert {queue: ready[queue] for queue in WAITING} == WAITING
-    assert by(ask(story, "height", "penstock-overview/Queues (G)"), "queue") == {
+    assert by(ask(story, "height", "penstock-overview/Queues (J)"), "queue") == {
         "mail": 2, "paused": 2, "storm": 2, "slept": 2, "busy": 1, "blocks": 1
     }  # fmt: skip
-    assert by(ask(story, "calm", "penstock-overview/Queues (F)"), "queue") == dict(story.truth.dead)
-    assert by(ask(story, "height", "penstock-overview/Queues (I)"), "queue") == {"paused": 1}
+    assert by(ask(story, "calm", "penstock-overview/Queues (I)"), "queue") == dict(story.truth.dead)
+    assert by(ask(story, "height", "penstock-overview/Queues (L)"), "queue") == {"paused": 1}
 
 
 def test_the_table_of_tasks(story: Story) -> None:
@@ -101,9 +134,10 @@ def test_failures_by_reason(story: Story) -> None:
     """Over all of the time they are as many as there were."""
     moments = story.truth.moments
     span = moments["calm"] - moments["begin"] + 10
-    expression = QUERIES["penstock-task/Failures, by reason (A)"].expression
+    expression = QUERIES["penstock-task/Failures per second, by reason (A)"].expression
     given = {**panels.builtin(0, 0, 1), "__rate_interval": f"{span:.0f}s", "job": PAIR, "queue": ".+", "task": ".+"}
-    found = by(story.stage.prometheus.query(panels.fill(expression, given), moments["calm"]), "reason")
+    rates = by(story.stage.prometheus.query(panels.fill(expression, given), moments["calm"]), "reason")
+    found = {reason: rate * round(span) for reason, rate in rates.items()}
     reasons = Counter[str]()
     for (_, reason), number in story.truth.failures.items():
         reasons[reason] += number

@@ -5,9 +5,10 @@
 -- ARGV  1 ms after which an entry that nobody has renewed is overdue
 -- reply msgpack {numbers {parked, ms until the first of them is due, parked and due, dead, ms since it was paused, then
 --        per priority: entries, delivered, ms since the oldest undelivered entry was added, since the oldest delivered
---        one, overdue, delivered more than once, consumers, entries ever added}, counters {name, count, ..},
---        measures {{name, numbers}, ..}}; NONE where there is nothing. In one piece: each string of a reply by itself
---        has 6 bytes of its own, and there would be more of them than of numbers.
+--        one, overdue, delivered more than once, consumers, entries ever added}, counters {{what, index of the task's
+--        name, count}, ..}, measures {{what, index, numbers}, ..}, names of tasks}; NONE where there is nothing.
+-- In one piece: each string of a reply by itself has 6 bytes of its own, and there would be more of them than of
+-- numbers.
 -- include: prelude
 local lease, now = ARGV[1], clock()
 local NONE = -9007199254740992 -- 2^53: beyond it a number of Lua is not exact
@@ -66,18 +67,35 @@ local function lane(stream)
   return { length, pending, ready, running, overdue, again, consumers, whole(added) }
 end
 
--- Names are text: those of a task (200 characters), after what is counted of it.
-local NAME = 300
+-- Fields are text: a task's name (200 characters), after what is counted of it.
+local FIELD = 300
 -- Sums of microseconds: in 64 bits, since 53 are over in two days of a queue that is far behind.
 local SUM = 9e18
+
+-- Each task's name is in several fields, and is sent once.
+local names, index_of = {}, {}
+local function index(name)
+  if not index_of[name] then
+    names[#names + 1] = name
+    index_of[name] = #names - 1
+  end
+  return index_of[name]
+end
+
+-- What is counted ('succeeded', 'r', 'f|reason'), and the index of the task's name.
+local function parts(field)
+  local what, name = field:match('^(f|[^|]*)|(.*)$')
+  if not what then what, name = field:match('^([^|]*)|(.*)$') end
+  return what or field, index(name or '')
+end
 
 local function counters()
   local found, out = call('HGETALL', COUNTERS), {}
   for i = 1, #found, 2 do
     local count = whole(found[i + 1])
-    if count ~= NONE and is_text(found[i], NAME) then
-      out[#out + 1] = found[i]
-      out[#out + 1] = count
+    if count >= 0 and is_text(found[i], FIELD) then
+      local what, name = parts(found[i])
+      out[#out + 1] = { what, name, count }
     end
   end
   return out
@@ -87,10 +105,11 @@ local function measures()
   local found, out = call('HGETALL', MEASURES), {}
   for i = 1, #found, 2 do
     local ok, numbers = pcall(cmsgpack.unpack, found[i + 1])
-    if ok and type(numbers) == 'table' and is_text(found[i], NAME) then
+    if ok and type(numbers) == 'table' and is_text(found[i], FIELD) then
+      local what, name = parts(found[i])
       local sums = {}
       for n, sum in ipairs(numbers) do sums[n] = whole(sum, SUM) end
-      out[#out + 1] = { found[i], sums }
+      out[#out + 1] = { what, name, sums }
     end
   end
   return out
@@ -102,4 +121,4 @@ local out = { call('ZCARD', DUE), first and -since(first) or NONE, call('ZCOUNT'
 for _, priority in ipairs({ 'high', 'default', 'low' }) do
   for _, number in ipairs(lane(STREAM .. priority)) do out[#out + 1] = number end
 end
-return cmsgpack.pack({ out, counters(), measures() })
+return cmsgpack.pack({ out, counters(), measures(), names })
