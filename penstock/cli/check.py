@@ -70,7 +70,7 @@ def _ages(url: str | None, namespace: str | None, host: str) -> dict[str, float]
     connector, settings = server(url, namespace)
     client = SyncClient(connector)
     try:
-        heard = client.run(workers(settings.namespace, host[:HOST_PREFIX]))
+        heard = client.run(workers(settings.namespace, host[:HOST_PREFIX], gone=True))
     finally:
         client.close()
     return {each.consumer: each.ago for each in heard if _host(each.about) == host}

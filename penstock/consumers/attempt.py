@@ -29,8 +29,8 @@ class Attempt:
     """One run of one delivery. `message` and `task` are None if they could not be found out."""
 
     __slots__ = (
-        "coro", "deadline", "delivery", "ended", "endings", "interrupt", "kind", "message", "started", "stop", "task",
-        "waited",
+        "coro", "deadline", "delivery", "ended", "endings", "interrupt", "kind", "lost", "message", "started", "stop",
+        "taken_over", "task", "waited",
     )  # fmt: skip
 
     def __init__(
@@ -46,8 +46,12 @@ class Attempt:
         self.ended = 0.0
         #: What middlewares want to be told; None: there are none.
         self.endings: Endings | None = None
-        #: Microseconds from ready to start.
-        self.waited = 0
+        #: Microseconds from ready to start; None: it has not started.
+        self.waited: int | None = None
+        #: It was another worker's, which had stopped renewing it.
+        self.taken_over = False
+        #: That its lease is lost was told.
+        self.lost = False
         #: When its time limit is over, monotonic; None: no limit.
         self.deadline: float | None = None
         self.stop: Stop | None = None

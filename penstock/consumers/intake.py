@@ -21,15 +21,15 @@ class Intake:
         #: To the runners.
         self.handover = Handover()
 
-    def accept_all(self, queue: str, batch: Batch) -> None:
-        """Accept each delivery of a batch; one that fails does not keep the others."""
+    def accept_all(self, queue: str, batch: Batch, *, taken_over: bool = False) -> None:
+        """Accept each delivery of a batch; one that fails does not keep the others. `taken_over`: from others."""
         if batch.problem:
             self._state.entry_stuck(queue, f"cannot be started: {batch.problem}")
         for delivery in batch.deliveries:
-            self._accept(delivery)
+            self._accept(delivery, taken_over)
         self.handover.start()
 
-    def _accept(self, delivery: Delivery) -> None:
+    def _accept(self, delivery: Delivery, taken_over: bool) -> None:
         """From here on the entry is in flight: its lease is renewed until it is settled."""
         if delivery in self._state.in_flight:
             return
@@ -41,7 +41,9 @@ class Intake:
         if task is None or message.version > VERSION:
             self._end(Attempt(delivery, message), _unknown(message))
         else:
-            self._start(Attempt(delivery, message, task, task.kind), task)
+            attempt = Attempt(delivery, message, task, task.kind)
+            attempt.taken_over = taken_over
+            self._start(attempt, task)
 
     def _start(self, attempt: Attempt, task: AnyTask) -> None:
         most = task.config.max_deliveries or self._state.settings.max_deliveries

@@ -121,8 +121,9 @@ class Leases:
             self._on_loop(attempts[i].request_stop, Stop.CANCELLED)
 
     def _lose(self, attempt: Attempt) -> None:
-        if attempt.ended or attempt.stop is Stop.LOST or attempt.delivery not in self._state.in_flight:
-            return  # code that does not stop is told of once, not at each renewal
+        if attempt.ended or attempt.lost or attempt.delivery not in self._state.in_flight:
+            return
+        attempt.lost = True  # told once: code that does not stop is asked about at each renewal
         d = attempt.delivery
         log.warning("%s: the lease was lost; the attempt is being stopped", d.id)
         self._state.tally.lost(d.base)

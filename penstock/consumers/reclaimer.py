@@ -128,7 +128,7 @@ class Reclaimer:
             except BrokerError:
                 self._fetcher.recheck()  # what the lost reply brought is ours now
                 raise
-            self._intake.accept_all(queue, answer.batch)
+            self._intake.accept_all(queue, answer.batch, taken_over=True)
         state.tell_paused(base, answer.batch.paused)
         if answer.batch.read:
             log.warning("took over %d entries of %s from workers that stopped renewing", answer.batch.read, queue)

@@ -217,7 +217,7 @@ class Runner:
                 queue=d.queue,
                 priority=d.priority,
                 attempt=context.attempt,
-                waited=max(0, d.now - d.ready_at) / 1000,
+                waited=max(0, attempt.waited or 0) / 1e6,
             )
         )
 

@@ -52,7 +52,7 @@ class Tally:
         """An attempt begins, `held` seconds after its delivery came: behind others, or a loop that was blocked."""
         d = attempt.delivery
         attempt.waited = us = (d.now - d.ready_at) * 1000 + int(held * 1e6)
-        if d.deliveries < 2:  # else it is mostly the run of a worker that has died, and that wait was counted there
+        if not attempt.taken_over or d.deliveries < 2:  # else it is mostly the run of the worker that has died
             self._observe(d.base, _WAIT, us)
 
     def settled(self, attempt: Attempt, outcome: Outcome, answer: Settled) -> None:
@@ -60,12 +60,13 @@ class Tally:
         task, d = attempt.task, attempt.delivery
         if answer is Settled.LATE:
             return
-        ran = 0
-        if attempt.kind and task is not None:
+        ran, waited = 0, attempt.waited
+        if waited is None:  # it has ended before it began
+            waited = (d.now - d.ready_at) * 1000
+        elif task is not None:
             ran = int((attempt.ended - attempt.started) * 1e6)
             self._observe(d.base, _RUN + task.name, ran)
         if type(outcome) in _FINAL and answer is not Settled.CANCELLED:
-            waited = attempt.waited or (d.now - d.ready_at) * 1000  # it may have ended before a start
             since = (d.ready_at - d.since) * 1000 if d.since else 0
             self._observe(d.base, _END_TO_END, since + waited + ran)
             if type(outcome) is Failed:

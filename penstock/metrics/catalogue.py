@@ -90,7 +90,8 @@ EXPORTED = (
     Metric("penstock_dead_letters_trimmed_total", "counter", _QUEUE, "Dead letters deleted as there were too many."),
     Metric(
         "penstock_task_queue_wait_seconds", "histogram", _QUEUE,
-        "From ready to start, of each attempt. Only what has started is in it: see the age of the oldest task, too.",
+        "From ready to start, of each attempt that was not taken over from a dead worker. "
+        "Only what has started is in it: see the age of the oldest task, too.",
     ),
     Metric("penstock_task_run_duration_seconds", "histogram", _TASK, "How long each attempt ran."),
     Metric(
@@ -117,7 +118,8 @@ EXPORTED = (
     ),
     Metric(
         "penstock_worker_event_loop_blocked_seconds_total", "counter", _WORKER,
-        "For how long, at least, its event loop stood still, a second or more at a stretch; asked once a second.",
+        "For how long its event loop did not turn after it had been asked to, which is once a second; "
+        "only what lasted for more than a second.",
     ),
     Metric("penstock_redis_up", "gauge", (), "1 if the last read from Redis succeeded, else 0."),
     Metric("penstock_redis_info", "gauge", ("node", "version", "role", "maxmemory_policy"), "1 for each server."),
@@ -137,7 +139,7 @@ EXPORTED = (
     Metric("penstock_redis_clock_offset_seconds", "gauge", _NODE, "Its clock minus that of the exporter's host."),
     Metric("penstock_exporter_build_info", "gauge", ("version",), "1; the exporter's version."),
     Metric("penstock_exporter_scrape_duration_seconds", "gauge", (), "How long the last read from Redis took."),
-    Metric("penstock_exporter_scrape_errors_total", "counter", (), "Reads that failed, of all or of one queue."),
+    Metric("penstock_exporter_scrape_errors_total", "counter", (), "Reads that failed: all, a node, or a queue."),
     Metric(
         "penstock_exporter_folded_tasks", "gauge", _QUEUE,
         'Task names that are reported as task="other", because there are more than 200.',

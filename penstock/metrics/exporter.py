@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
@@ -34,6 +35,18 @@ log = logging.getLogger("penstock.exporter")
 FRESH, PATIENCE = 1.0, 0.9
 #: Seconds that one step of a read may take. With a server that is silent it ends a little before `PATIENCE`.
 _STEP = 0.8
+
+
+_all: weakref.WeakSet[Exporter] = weakref.WeakSet()
+
+
+def _begin_anew() -> None:
+    """A forked child has each lock as it was, and no thread."""
+    for exporter in _all:
+        exporter._begin()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 class _App(Protocol):
@@ -98,11 +111,11 @@ class Exporter(Collector):
         self._errors = 0
         self._is_up = True
         self._begin()
+        _all.add(self)
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="penstock-exporter")
         self._asked: Future[Answer] | None = None
@@ -131,8 +144,6 @@ class Exporter(Collector):
 
     def refresh(self) -> Answer:
         """The read of this second: made now, or shared with others who ask. Returns within `PATIENCE` seconds."""
-        if self._pid != os.getpid():
-            self._begin()  # a forked child has the lock as it was, and no thread
         with self._lock:
             asked = self._asked
             if asked is None or (asked.done() and time.monotonic() - self._asked_at > FRESH):

@@ -142,8 +142,12 @@ class Server(ThreadingMixIn, WSGIServer):
         )
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away, or said nothing for long: no matter of the log's, and no traceback."""
-        log.debug("a request of %s was not answered: %s", client_address, sys.exc_info()[1])
+        """A client that went away, or said nothing for long, is no matter of the log's; whatever else is."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):  # TimeoutError and ConnectionError are
+            log.debug("a request of %s was not answered: %s", client_address, error)
+        else:
+            log.error("a request of %s could not be answered", client_address, exc_info=error)
 
     def server_bind(self) -> None:
         # WSGIServer asks DNS for the name of the host, which may take seconds, and is used by nobody here.

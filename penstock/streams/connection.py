@@ -171,8 +171,11 @@ class _SyncCluster:
 
     def node_of(self, key: str) -> str:
         """Host and port of the primary that has `key`, as far as is known. After a first command."""
-        client, _ = self._clients.get(os.getpid()) or self._connect()
-        return str(client.get_node_from_key(key).name)
+        try:
+            client, _ = self._clients.get(os.getpid()) or self._connect()
+            return str(client.get_node_from_key(key).name)
+        except RedisClusterException as error:
+            raise as_redis_error(error) from error
 
     def _connect(self) -> tuple[Any, threading.BoundedSemaphore]:
         node: Any = ClusterNode

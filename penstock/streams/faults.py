@@ -14,6 +14,7 @@ from redis.exceptions import (
     ClusterError,
     MovedError,
     RedisClusterException,
+    SlotNotCoveredError,
     TryAgainError,
 )
 
@@ -165,6 +166,15 @@ def _check(reply: Any) -> None:
 def _check_refusal(error: redis.ResponseError) -> None:
     if _code(error) != "NOPERM":
         raise error
+
+
+def is_away(error: BaseException) -> bool:
+    """True if a server could not be reached, or did not answer. Not if it, or the Cluster, has said that a key's slot
+    is not served at the moment: others of the same server may be."""
+    links = [link for link in _chain(error) if not isinstance(link, BrokerError)]
+    if any(isinstance(link, SlotNotCoveredError) for link in links):
+        return False
+    return any(isinstance(link, redis.ConnectionError | redis.TimeoutError | OSError) for link in links)
 
 
 def was_silent(error: BaseException) -> bool:

@@ -169,8 +169,9 @@ def _measures(reply: _Stats) -> Iterator[tuple[str, list[int]]]:
         yield f"{what}|{name}" if name else what, numbers
 
 
-def workers(namespace: str, prefix: str = "") -> Call[list[Heard]]:
-    """All workers that have not been silent for long, by the time of their last heartbeat; of these names only."""
+def workers(namespace: str, prefix: str = "", *, gone: bool = False) -> Call[list[Heard]]:
+    """Workers whose names begin with `prefix`: all that have not been silent for long, by the time of their last
+    heartbeat; then, with `gone`, those that have, for ten minutes."""
 
     def read(reply: list[object]) -> list[Heard]:
         now, *rest = reply
@@ -180,7 +181,8 @@ def workers(namespace: str, prefix: str = "") -> Call[list[Heard]]:
             for i in range(0, len(rest), 3)
         ]
 
-    return Call(_WORKERS, keys.routed(keys.workers(namespace)), (keys.worker(namespace, ""), prefix), read)
+    lists = [*keys.routed(keys.workers(namespace)), *([keys.gone(namespace)] if gone else [])]
+    return Call(_WORKERS, lists, (keys.worker(namespace, ""), prefix), read)
 
 
 class Worker(msgspec.Struct, frozen=True, array_like=True):

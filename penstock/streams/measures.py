@@ -21,6 +21,8 @@ _MEASURE = load("measure")
 BOUNDS = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0,
 )  # fmt: skip
+#: No sum of microseconds is greater: 64 bits have to hold it, whatever clocks said.
+MOST = 2**62
 #: Seconds for which a worker's last call is known. One that is sent again later than that may count twice.
 KNOWN_FOR = 3600.0
 
@@ -75,7 +77,7 @@ def add(base: str, consumer: str, number: int, sums: Mapping[str, Sequence[int]]
     before, by an earlier send of this call."""
     args: list[Arg] = [consumer, number, ms(KNOWN_FOR)]
     for name, numbers in sums.items():
-        args += (name, msgspec.msgpack.encode(trimmed(numbers)))
+        args += (name, msgspec.msgpack.encode([min(each, MOST) for each in trimmed(numbers)]))
     return Call(_MEASURE, keys.routed(base), args, lambda reply: reply == 1)
 
 

@@ -1,19 +1,23 @@
-"""All that the exporter shows, read at one moment: two round trips (on Cluster: one for each queue), reads only."""
+"""All that the exporter shows, read at one moment, by reads only: two round trips (on Cluster one for each queue, with
+all nodes at the same time)."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from penstock.errors import BrokerError, BrokerUnavailable
+from penstock.errors import BrokerError
 from penstock.settings import Settings
 from penstock.streams import inspect, keys, produce
 from penstock.streams.calls import Call
 from penstock.streams.client import SyncClient
 from penstock.streams.connector import Connector
+from penstock.streams.faults import is_away
 from penstock.streams.inspect import LIVING, Fleet, QueueStats
 
 #: Of ``INFO``.
@@ -22,6 +26,10 @@ FIELDS = (
     "rejected_connections", "connected_clients", "maxclients", "blocked_clients", "aof_enabled",
     "rdb_last_bgsave_status", "aof_last_write_status",
 )  # fmt: skip
+
+
+#: Nodes of a Cluster that are asked at the same time.
+NODES_AT_ONCE = 32
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -41,6 +49,21 @@ class Reading(msgspec.Struct, frozen=True):
     problems: tuple[str, ...]
 
 
+@dataclass
+class _Part:
+    """What was read of one server."""
+
+    nodes: list[Node] = field(default_factory=list)
+    queues: list[QueueStats] = field(default_factory=list)
+    #: What could not be read, and why.
+    missed: list[tuple[str, BrokerError]] = field(default_factory=list)
+
+    def add(self, other: _Part) -> None:
+        self.nodes += other.nodes
+        self.queues += other.queues
+        self.missed += other.missed
+
+
 class Survey:
     """Reads one namespace, again and again, over connections of its own. For one thread at a time."""
 
@@ -52,71 +75,88 @@ class Survey:
 
     def read(self) -> Reading:
         """Raises `BrokerError` if the server does not answer or refuses, or if no queue can be read."""
-        home = keys.workers(self._namespace)
+        server, fleet, names = self._home()
+        lease = max([self._lease, *(worker.lease for worker in fleet.workers)])
+        if self._connector.is_cluster:
+            part = self._all_nodes(names, lease)
+        else:
+            part = self._queues(names, lease)
+            part.nodes.append(server)
+        if names and not part.queues:
+            raise part.missed[-1][1]
+        queues = sorted(part.queues, key=lambda each: each.queue)
+        problems = [f"{what}: {error}" for what, error in part.missed]
+        return Reading(tuple(queues), fleet, tuple(part.nodes), tuple(problems))
+
+    def _home(self) -> tuple[Node, Fleet, list[str]]:
+        """What the server that has the namespace's own keys says."""
         calls: list[Call[Any]] = [
-            inspect.server(home, FIELDS),
+            inspect.server(keys.workers(self._namespace), FIELDS),
             inspect.fleet(self._namespace, LIVING),
             produce.queue_names(self._namespace),
         ]
         asked_at = time.time()
-        answers: list[Any] = self._client.run_all(calls)
+        answers: list[Any] = (
+            [self._client.run(call) for call in calls] if self._connector.is_cluster else self._client.run_all(calls)
+        )
         between = (asked_at + time.time()) / 2
         for answer in answers:
             if isinstance(answer, BrokerError):
                 raise answer
-        asked, fleet, names = answers
-        lease = max([self._lease, *(worker.lease for worker in fleet.workers)])
-        if self._connector.is_cluster:
-            return self._of_nodes(names, fleet, lease)
-        found, problems = self._queues(names, lease)
-        node = Node(self._connector.address.place, asked.info, asked.time - between)
-        return Reading(tuple(found), fleet, (node,), tuple(problems))
+        said, fleet, names = answers
+        return Node(self._connector.address.place, said.info, said.time - between), fleet, names
 
-    def _of_nodes(self, names: Sequence[str], fleet: Fleet, lease: float) -> Reading:
-        """On Cluster: node by node. One that does not answer is asked once, and not for each of its queues."""
+    def _all_nodes(self, names: Sequence[str], lease: float) -> _Part:
+        """On Cluster: all nodes at the same time, since one that is silent takes as long as it may."""
+        whole = _Part()
         by_node: dict[str, list[str]] = {self._client.node_of(keys.workers(self._namespace)): []}
         for name in names:
-            by_node.setdefault(self._client.node_of(keys.base(self._namespace, name)), []).append(name)
-        queues: list[QueueStats] = []
-        nodes: list[Node] = []
-        problems: list[str] = []
-        for node, mine in by_node.items():
-            key = keys.base(self._namespace, mine[0]) if mine else keys.workers(self._namespace)
-            asked_at = time.time()
             try:
-                asked = self._client.run(inspect.server(key, FIELDS))
-                nodes.append(Node(node, asked.info, asked.time - (asked_at + time.time()) / 2))
-                found, missed = self._queues(mine, lease)
-            except BrokerError as error:
-                found, missed = [], [f"node {node}: {error}"]
-            queues += found
-            problems += missed
-        return Reading(tuple(sorted(queues, key=lambda each: each.queue)), fleet, tuple(nodes), tuple(problems))
+                by_node.setdefault(self._client.node_of(keys.base(self._namespace, name)), []).append(name)
+            except BrokerError as error:  # nobody has its slot
+                whole.missed.append((f"queue {name}", error))
+        with ThreadPoolExecutor(min(len(by_node), NODES_AT_ONCE), "penstock-survey") as threads:
+            for part in threads.map(lambda node: self._node(node, by_node[node], lease), by_node):
+                whole.add(part)
+        return whole
 
-    def _queues(self, names: Sequence[str], lease: float) -> tuple[list[QueueStats], list[str]]:
-        """Those that can be read, and what is wrong with the others. Raises if the server is gone, or none can be."""
+    def _node(self, node: str, names: Sequence[str], lease: float) -> _Part:
+        """One node of a Cluster, and its queues. If it does not answer it is asked once, and not for each of them."""
+        key = keys.base(self._namespace, names[0]) if names else keys.workers(self._namespace)
+        part = _Part()
+        asked_at = time.time()
+        try:
+            said = self._client.run(inspect.server(key, FIELDS))
+            between = (asked_at + time.time()) / 2
+            if self._client.node_of(key) == node:  # else the key has moved, and another one has answered
+                part.nodes.append(Node(node, said.info, said.time - between))
+        except BrokerError as error:
+            part.missed.append((f"node {node}", error))
+            if is_away(error):
+                return part
+        part.add(self._queues(names, lease))
+        return part
+
+    def _queues(self, names: Sequence[str], lease: float) -> _Part:
+        """Those that can be read, and what is wrong with the others."""
         bases = [keys.base(self._namespace, name) for name in names]
         calls = [inspect.queue_stats(base, name, lease) for base, name in zip(bases, names, strict=True)]
-        found: list[QueueStats] = []
-        problems: list[str] = []
-        failure: BrokerError | None = None
+        part = _Part()
         for name, answer in zip(names, self._answers(calls), strict=True):
             if isinstance(answer, BrokerError):
-                problems.append(f"queue {name}: {answer}")
-                failure = answer
+                part.missed.append((f"queue {name}", answer))
             else:
-                found.append(answer)
-        if failure is not None and not found:
-            raise failure
-        return found, problems
+                part.queues.append(answer)
+        return part
 
     def _answers(self, calls: Sequence[Call[QueueStats]]) -> list[QueueStats | BrokerError]:
         if not self._connector.is_cluster:
             return self._client.run_all(calls) if calls else []
         answers: list[QueueStats | BrokerError] = []
         for call in calls:
-            gone = answers and isinstance(answers[-1], BrokerUnavailable)
-            answers += [answers[-1]] if gone else self._client.run_all([call])
+            before = answers[-1:]
+            gone = [each for each in before if isinstance(each, BrokerError) and is_away(each)]
+            answers += gone or self._client.run_all([call])
         return answers
 
     def close(self) -> None:

@@ -78,6 +78,18 @@ def test_workers_can_be_asked_for_by_what_their_names_begin_with(q: Queue) -> No
     assert q.run(inspect.workers(q.namespace, "nobody")) == []
 
 
+def test_those_that_are_gone_can_be_asked_for_too(q: Queue) -> None:
+    """By a probe that lets a worker be silent for longer than others believe that it lives."""
+    beat(q, "h:1")
+    q.raw.zadd(keys.workers(q.namespace), {"h:1": q.now() - 30_000})
+    assert beat(q, "h:2") == ["h:1"]
+    assert [each.consumer for each in q.run(inspect.workers(q.namespace, "h:"))] == ["h:2"]
+    living, gone = q.run(inspect.workers(q.namespace, "h:", gone=True))
+    assert (living.consumer, gone.consumer) == ("h:2", "h:1") and 30 <= gone.ago < 60
+    q.raw.zadd(keys.gone(q.namespace), {"h:2": 1})  # an older version has left it there
+    assert [each.consumer for each in q.run(inspect.workers(q.namespace, "h:2", gone=True))] == ["h:2"]
+
+
 def test_names_that_somebody_else_has_written_do_not_stop_it(q: Queue) -> None:
     foreign = {b"\xff": 1.0, b"\x1b[31m": 2.0, **{b"w%d" % i: 3.0 for i in range(10_000)}}
     q.raw.zadd(keys.workers(q.namespace), foreign)

@@ -77,6 +77,17 @@ def test_found_again_by_its_own_worker(q: Queue) -> None:
     assert again.since == DUE
 
 
+@pytest.mark.parametrize("time", ["-9000000000000000000", "9e300", "nan", "inf", "-1", "0", "soon"])
+@pytest.mark.parametrize("field", ["t", "u", "i"])
+def test_what_is_no_time_is_that_of_the_entry(q: Queue, field: str, time: str) -> None:
+    """Somebody else has written it, and workers add with it."""
+    q.send("k")
+    q.raw.hset(q.record_key("k"), field, time)
+    (first,) = q.fetch().deliveries
+    assert first.since == 0
+    assert q.crash(first, "b").since == 0
+
+
 def test_a_dead_letter_that_is_sent_again_counts_from_then(q: Queue) -> None:
     scheduled(q)
     q.bury("a", *q.fetch().deliveries)

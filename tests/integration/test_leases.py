@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import redis
 
-from penstock import TaskFailed
-from penstock.events import Lost, Reclaimed, Succeeded
+from penstock import App, TaskFailed
+from penstock.events import Late, Lost, Reclaimed, Started, Succeeded
 from penstock.streams import keys
 from tests.integration.conftest import MakeApp
 from tests.integration.support import Seen
-from tests.servers import await_until
+from tests.servers import Server, await_until
 
 pytestmark = pytest.mark.anyio
 
@@ -60,6 +60,31 @@ async def test_a_worker_with_a_short_lease_does_not_rob_one_with_a_long_one(
     assert "another worker's lease is 30 s" in caplog.text
     assert not seen.of(Reclaimed) and not seen.of(Lost)
     assert len(seen.of(Succeeded)) == 2
+
+
+async def test_a_lost_lease_is_told_once_however_long_the_code_goes_on(
+    app: App, seen: Seen, own_server: Server, raw: redis.Redis
+) -> None:
+    """Each renewal finds it lost, and nothing stops a thread that waits in C code."""
+    go = threading.Event()
+
+    @app.task(name="stubborn")
+    def stubborn() -> None:
+        go.wait(60)
+
+    def calls() -> int:
+        return int(raw.info("commandstats")["cmdstat_evalsha"]["calls"])
+
+    async with app.running(lease=0.6):
+        await stubborn.adelay()
+        await seen.arrive(Started)
+        raw.flushall()
+        await seen.arrive(Lost)
+        before = calls()
+        await await_until(lambda: calls() >= before + 15)  # most of them renewals, five a second
+        go.set()
+        await seen.arrive(Late)
+    assert len(seen.of(Lost)) == 1
 
 
 async def test_a_result_that_is_too_large_fails_the_task_and_holds_up_no_other(make_app: MakeApp) -> None:

@@ -25,8 +25,9 @@ def app(url: str, namespace: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[A
 
 @pytest.fixture
 def exporter(url: str, namespace: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Exporter]:
-    """Each scrape reads anew."""
+    """Each scrape reads anew, and waits for it however slow this machine is."""
     monkeypatch.setattr("penstock.metrics.exporter.FRESH", 0.0)
+    monkeypatch.setattr("penstock.metrics.exporter.PATIENCE", 30.0)
     with Exporter(url, namespace=namespace) as exporter:
         yield exporter
 

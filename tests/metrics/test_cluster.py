@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from redis.crc import key_slot
 
 from penstock import App
 from penstock.metrics import Exporter
@@ -16,6 +17,8 @@ from tests.servers import DEFAULT, Server, wait_until
 from tests.topologies import cluster
 
 QUEUES = [f"q{i}" for i in range(12)]
+#: A namespace of its own, and its queues.
+AWAY, MANY = "t-away", [f"q{i}" for i in range(60)]
 
 
 @pytest.fixture
@@ -60,31 +63,62 @@ def three_nodes(tmp_path: Path) -> Iterator[list[Server]]:
         yield nodes
 
 
+@pytest.fixture
+def watched(three_nodes: list[Server], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Scrape]]:
+    """A namespace whose queues `MANY` are on all of the nodes: scrapes it once."""
+    monkeypatch.setattr("penstock.metrics.exporter.FRESH", 0.0)
+    monkeypatch.setattr("penstock.metrics.exporter.PATIENCE", 30.0)
+    url = three_nodes[0].shared_url
+    with App("test", url=url, namespace=AWAY) as app, Exporter(url, namespace=AWAY) as exporter:
+        for queue in MANY:
+            app.task_named("work", queue=queue).delay()
+        yield lambda: Scrape(exporter.render().decode())
+
+
+def told(found: Scrape) -> set[str]:
+    """The queues of which there are figures."""
+    return {dict(key)["queue"] for key in found.values("penstock_queue_ready_tasks")}
+
+
 @pytest.mark.parametrize("fault", ["kill", "pause"])
 def test_a_node_that_is_away_hides_no_other(
-    three_nodes: list[Server], fault: str, monkeypatch: pytest.MonkeyPatch
+    three_nodes: list[Server], watched: Callable[[], Scrape], fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And costs one wait, and not one for each of its queues: the answer comes within a second."""
-    monkeypatch.setattr("penstock.metrics.exporter.FRESH", 0.0)
-    namespace, queues = "t-away", [f"q{i}" for i in range(60)]
-    url = three_nodes[0].shared_url
-    lost = next(node for node in three_nodes if not node.owns(keys.workers(namespace)[1:].partition("}")[0]))
-    missing = {queue for queue in queues if lost.owns(f"{namespace}:{queue}")}
-    assert 5 < len(missing) < 50
-    with App("test", url=url, namespace=namespace) as app, Exporter(url, namespace=namespace) as exporter:
-        for queue in queues:
-            app.task_named("work", queue=queue).delay()
+    """And is asked once, not for each of its queues."""
+    lost = next(node for node in three_nodes if not node.owns(AWAY))
+    missing = {queue for queue in MANY if lost.owns(f"{AWAY}:{queue}")}
+    assert told(watched()) == set(MANY) and 5 < len(missing) < 50
+    getattr(lost, fault)()
+    found = watched()
+    assert found.value("penstock_redis_up") == 1
+    assert told(found) == set(MANY) - missing
+    assert len(found.values("penstock_redis_memory_used_bytes")) == 2
+    assert found.value("penstock_exporter_scrape_errors_total") == 1
+    assert caplog.text.count("left out: node") == 1 and str(lost.port) in caplog.text
+    if fault == "pause":
+        lost.resume()
+        assert told(watched()) == set(MANY)
 
-        def seen() -> set[str]:
-            found = Scrape(exporter.render().decode())
-            up = found.value("penstock_redis_up") == 1
-            return {dict(key)["queue"] for key in found.values("penstock_queue_ready_tasks")} if up else set()
 
-        wait_until(lambda: seen() == set(queues))
-        getattr(lost, fault)()
-        wait_until(lambda: seen() == set(queues) - missing, timeout=30)
-        found = Scrape(exporter.render().decode())
-        assert len(found.values("penstock_redis_memory_used_bytes")) == 2
-        assert found.value("penstock_exporter_scrape_errors_total") > 0
-        lost.start(lost.port) if fault == "kill" else lost.resume()
-        wait_until(lambda: fault == "kill" or seen() == set(queues), timeout=30)
+def test_a_slot_that_nobody_serves_hides_no_other(three_nodes: list[Server], watched: Callable[[], Scrape]) -> None:
+    """It was taken from its node, or is on its way to another one."""
+    assert told(watched()) == set(MANY)
+    queue = MANY[0]
+    slot = key_slot(f"{AWAY}:{queue}".encode())
+    for node in three_nodes:
+        with node.client() as client:
+            client.execute_command("CLUSTER", "DELSLOTS", slot)
+    wait_until(lambda: told(watched()) == set(MANY) - {queue})
+    found = watched()
+    assert found.value("penstock_redis_up") == 1 and len(found.values("penstock_redis_memory_used_bytes")) == 3
+    with Exporter(three_nodes[0].shared_url, namespace=AWAY) as other:  # that has never known who has it
+        assert told(Scrape(other.render().decode())) == set(MANY) - {queue}
+
+
+def test_when_no_queue_can_be_read_redis_is_not_up(three_nodes: list[Server], watched: Callable[[], Scrape]) -> None:
+    """As with a single server."""
+    for queue in MANY:
+        node = next(node for node in three_nodes if node.owns(f"{AWAY}:{queue}"))
+        with node.client() as client:
+            client.set(keys.stream(keys.base(AWAY, queue), "high"), "x")
+    assert watched().value("penstock_redis_up") == 0

@@ -165,6 +165,19 @@ def test_a_client_that_breaks_off_is_no_matter_of_the_log(
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_a_fault_of_ours_is_a_matter_of_the_log(exporter: Exporter, caplog: pytest.LogCaptureFixture) -> None:
+    """A host that starts no more threads, say."""
+    server = listen(Site(exporter.registry, {}), "127.0.0.1", 0)
+    fault = RuntimeError("can't start new thread")
+    try:
+        raise fault
+    except RuntimeError:
+        server.handle_error(None, ("127.0.0.1", 1))
+    server.server_close()
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert record.exc_info is not None and record.exc_info[1] is fault
+
+
 def test_only_reading_is_answered(exporter: Exporter) -> None:
     assert get(Site(exporter.registry, {}), method="POST")[0].startswith("405")
 

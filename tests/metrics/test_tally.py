@@ -43,14 +43,15 @@ class Book:
         self._task = task
 
     def attempt(
-        self, *, ready: float, since: float = 0.0, deliveries: int = 1, ran: float = 0.0, kind: str = "async"
+        self, *, ready: float, since: float = 0.0, deliveries: int = 1, ran: float = 0.0, taken_over: bool = False
     ) -> Attempt:
         """One that became ready, and was on its way, so many seconds before it was delivered."""
         entry = f"{NOW - round(ready * 1000)}-0"
         began = NOW - round(since * 1000) if since else 0
         place = (self.base, "default", entry)
         delivery = Delivery(self.base, "q", NOW, "default", entry, "k", b"k", b"", 0, deliveries, began, place)
-        attempt = Attempt(delivery, None, self._task, kind)
+        attempt = Attempt(delivery, None, self._task, "async")
+        attempt.taken_over = taken_over
         attempt.ended = attempt.started + ran
         return attempt
 
@@ -78,8 +79,20 @@ async def test_a_wait_lasts_until_the_start_and_not_only_until_the_delivery(book
 
 async def test_a_task_that_was_taken_over_has_waited_for_its_first_start_only(book: Book) -> None:
     """After that it ran, on a worker that died."""
-    book.tally.started(book.attempt(ready=500, deliveries=2), held=0)
+    book.tally.started(book.attempt(ready=500, deliveries=2, taken_over=True), held=0)
     assert await book.sent() == {}
+
+
+async def test_what_was_taken_over_before_its_first_start_has_waited_all_the_time(book: Book) -> None:
+    """A blocking read had brought it, and its worker died before it began."""
+    book.tally.started(book.attempt(ready=500, deliveries=1, taken_over=True), held=0)
+    assert (await book.sent())["w"].seconds == 500.0
+
+
+async def test_a_retry_of_what_was_once_taken_over_has_waited(book: Book) -> None:
+    """Its record remembers the crash."""
+    book.tally.started(book.attempt(ready=3, deliveries=2), held=0)
+    assert (await book.sent())["w"].seconds == 3.0
 
 
 @pytest.mark.parametrize("outcome", [Succeeded(), FAILED])
@@ -102,8 +115,8 @@ async def test_one_that_was_sent_now_is_on_its_way_since_its_entry(book: Book) -
 
 
 async def test_one_that_ended_without_a_start_was_on_its_way_too(book: Book) -> None:
-    """Nobody knew it, or it had killed too many workers."""
-    book.tally.settled(book.attempt(ready=60, since=90, deliveries=4, kind=""), FAILED, Settled.DONE)
+    """Nobody knew it, it had killed too many workers, or it was stopped while it waited for its turn."""
+    book.tally.settled(book.attempt(ready=60, since=90, deliveries=4, ran=5), FAILED, Settled.DONE)
     found = await book.sent()
     assert found["e"].seconds == 90.0
     assert not {"w", "r|work"} & found.keys()
@@ -120,12 +133,14 @@ async def test_what_has_not_reached_its_end_is_not_counted_from_end_to_end(book:
 @pytest.mark.parametrize(("answer", "measured"), [(Settled.CANCELLED, {"r|work"}), (Settled.LATE, set())])
 async def test_ends_that_were_not_its_own(book: Book, answer: Settled, measured: set[str]) -> None:
     """A cancel came first; or another worker has ended it, and counts it."""
-    book.tally.settled(book.attempt(ready=1, ran=0.5), FAILED, answer)
-    assert (await book.sent()).keys() == measured
+    attempt = book.attempt(ready=1, ran=0.5)
+    book.tally.started(attempt, held=0)
+    book.tally.settled(attempt, FAILED, answer)
+    assert (await book.sent()).keys() - {"w"} == measured
 
 
 async def test_failures_are_counted_by_reason_and_only_of_tasks_that_there_are(book: Book) -> None:
-    known, unknown = book.attempt(ready=1), book.attempt(ready=1, kind="")
+    known, unknown = book.attempt(ready=1), book.attempt(ready=1)
     unknown.task = None
     for attempt, reason in ((known, "error"), (known, "timeout"), (known, "error"), (unknown, "unknown_task")):
         book.tally.settled(attempt, Failed(Failure("E", "no", reason=reason)), Settled.DONE)
@@ -167,6 +182,16 @@ async def test_sums_that_grow_for_years_stay_sums(book: Book) -> None:
         last = await book.sent()
     assert last["d"].seconds == pytest.approx(86_400.0 * days * 400, rel=1e-9)
     assert last["d"].numbers[0] > 2**53
+
+
+async def test_no_sum_is_too_large_to_be_sent(book: Book) -> None:
+    """A clock that was thousands of years off must not keep all other measures from being sent."""
+    book.tally.promoted(book.base, [1e15] * 3)
+    book.tally.lost(book.base)
+    found = await book.sent()
+    assert found["d"].count == 3 and found["l"].count == 1
+    book.tally.promoted(book.base, [1e15])
+    assert (await book.sent())["d"].count == 4
 
 
 async def test_a_queue_that_takes_nothing_keeps_nobody_waiting(

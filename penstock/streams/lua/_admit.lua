@@ -17,9 +17,11 @@ local function put_back(priority, entry, key, message)
 end
 
 -- Since when (ms) a task is on its way to its end: sent, or sent again as a dead letter ('i'); due, if it was
--- scheduled ('u', while it has not been parked once more: 'z'). 0: since the time of this entry.
+-- scheduled ('u', while it has not been parked once more: 'z'). 0: since the time of this entry. Also where somebody
+-- else has written what is no time: workers add with it.
 local function on_its_way(i, z, u, t)
-  return tonumber(i or (not z and u) or t) or 0
+  local since = tonumber(i or (not z and u) or t) or 0
+  return since > 0 and since < 1e14 and math.floor(since) or 0
 end
 
 -- The one gate to a start, whichever way an entry came. What was cancelled or expired ends here, what is
