@@ -122,6 +122,8 @@ def lines(
             .display_mode(LegendDisplayMode.TABLE)
             .placement(LegendPlacement.BOTTOM)
             .calcs(["lastNotNull", "max"])
+            .sort_by("Max")
+            .sort_desc(True)
             .show_legend(True)
         )
         .tooltip(VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
@@ -163,18 +165,21 @@ def timeline(title: str, description: str, series: Series, states: Mapping[int, 
 
 def rows(
     title: str, description: str, key: str, columns: Sequence[Column], *, worst: Sequence[str], link: str,
+    labels: Mapping[str, str] | None = None,
 ) -> Any:  # fmt: skip
     """A table of this moment: a row for each value of the label `key`, the worst first.
 
     Args:
         worst: Columns by which it is sorted, greatest values first.
         link: Where a click on the label leads, without the data source and the time, which are kept.
+        labels: What other labels are called in the table's head.
     """
     panel = table.Panel().show_header(True).filterable(True).min_width(90)
     # A label that looks like a number is none: process 11105 must not become "11.1 K".
     panel.override_by_field_type("string", [DynamicConfigValue(id_val="unit", value="string")])
     names = {f"Value #{letter}": column.title for letter, column in zip(ascii_uppercase, columns, strict=False)}
-    organized = {"excludeByName": {"Time": True}, "indexByName": {}, "renameByName": names}
+    renamed = {**names, **(labels or {})}
+    organized = {"excludeByName": {"Time": True}, "indexByName": {}, "renameByName": renamed}
     merged = DataTransformerConfig(id_val="merge", options={})
     panel.transformations([merged, DataTransformerConfig(id_val="organize", options=organized)])
     panel.sort_by([TableSortByFieldState().display_name(name).desc(True) for name in worst])

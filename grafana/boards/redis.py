@@ -34,7 +34,7 @@ def build() -> Board:
     board.variable("node", "Server", 'label_values(penstock_redis_info{job=~"$job"}, node)')
     _now(board)
     board.row("Redis")
-    board.add(_servers(), width=24, height=6)
+    board.add(_servers(), width=24, height=5)
     _redis(board)
     board.row("Exporter")
     _exporter(board)
@@ -102,11 +102,12 @@ def _servers() -> Any:
             Column("limit", "bytes", _LIMIT),
             Column("full", "percentunit", share(_USED, _LIMIT), _MEMORY),
             Column("clients", "none", says("clients")),
-            Column("refuses when full", "bool_yes_no", says("noeviction"), YES_IS_WELL),
-            Column("append-only file", "bool_yes_no", says("aof_enabled"), YES_IS_WELL),
+            Column("noeviction", "bool_yes_no", says("noeviction"), YES_IS_WELL),
+            Column("AOF", "bool_yes_no", says("aof_enabled"), YES_IS_WELL),
             Column("last save", "bool_yes_no", says("last_save_ok"), YES_IS_WELL),
         ],
         worst=("full", "memory"),
+        labels={"maxmemory_policy": "when full"},
         link="/d/penstock-redis?var-job=${__data.fields.job}&var-node=${__value.text}",
     )
 
