@@ -62,7 +62,6 @@ local function lane(stream)
       if entry[4] > 1 then again = again + 1 end
     end
   end
-  -- 'entries-added': from Redis 7.0 on.
   local added = fields(call('XINFO', 'STREAM', stream))['entries-added'] -- from Redis 7.0 on
   return { length, pending, ready, running, overdue, again, consumers, whole(added) }
 end
