@@ -327,11 +327,16 @@ _REPLIES: Sequence[Callable[[Feed], None]] = [_deliveries, _promoted, _answers, 
 def looked_at(data: bytes) -> None:
     """Queues, workers and stuck entries, as ``penstock queues``, ``workers`` and ``doctor`` show them."""
     feed = Feed(data)
+
+    def counted() -> tuple[str, int]:
+        return feed.chunk().decode(errors="replace"), feed.number() % len(names)
+
     # The script lets numbers through that are whole, and names that are text.
-    counters = [each for _ in feed.count(4) for each in (feed.chunk().decode(errors="replace"), feed.number())]
-    found = [(feed.chunk().decode(errors="replace"), [feed.number() for _ in feed.count(25)]) for _ in feed.count(4)]
+    names = ["", *(feed.chunk().decode(errors="replace") for _ in feed.count(3))]
+    counters = [(*counted(), feed.number()) for _ in feed.count(4)]
+    found = [(*counted(), [feed.number() for _ in feed.count(25)]) for _ in feed.count(4)]
     numbers = [feed.number() % 10**15 for _ in range(5 + 8 * len(PRIORITIES))]
-    stats = inspect.queue_stats(BASE, QUEUE).read(msgspec.msgpack.encode((numbers, counters, found)))
+    stats = inspect.queue_stats(BASE, QUEUE).read(msgspec.msgpack.encode((numbers, counters, found, names)))
     printed_table([queues._row(stats, ("succeeded", *stats.counters))])
     printed_table([[*stats.counters, "x"]], [*stats.counters, "x"])
     printed_json(queues._as_json(stats))
@@ -472,7 +477,14 @@ TARGETS: dict[str, tuple[Target, Sequence[bytes]]] = {
         [bytes([0, 1, 1]) + _feed(130, b"\x01" * 7, 130, b"\x02" * 7, b"key", _MESSAGE)]
         + [bytes([kind]) + _feed(2, b"mail", b"shop", b"\xff", b"cancel key") for kind in range(1, 5)],
     ),
-    "looked_at": (looked_at, [_feed(1, b"succeeded|shop.mail", b"3", 40, 2, 1, b"\0" * 8) + _encode(_ABOUT)]),
+    "looked_at": (
+        looked_at,
+        [
+            _feed(1, b"shop.mail", 1, b"succeeded", 1, 40, 2, 1, b"r", 1, 2, 1, 1)  # a name, a count, a measure
+            + bytes(5 + 8 * len(PRIORITIES) + 5)  # the queue's numbers, a stuck entry, a worker's name and heartbeat
+            + _encode(_ABOUT)
+        ],
+    ),
     "url": (
         url,
         [
