@@ -63,6 +63,7 @@ ROLES: Mapping[str, tuple[Role, ...]] = {
     "tests/contract/test_heartbeat.py": INSPECTS,
     "tests/contract/test_inspect.py": OPERATES,
     "tests/contract/test_measure.py": INSPECTS,
+    "tests/contract/test_on_its_way.py": OPERATES,
     "tests/contract/test_pause.py": OPERATES,
     "tests/contract/test_redrive.py": OPERATES,
     "tests/contract/test_refusals.py": INSPECTS,
@@ -92,6 +93,9 @@ NAMESPACES: Mapping[str, str] = {
     "tests/acceptance/test_wrong_use.py": "nothing-in-it",
     "tests/chaos": "crash-*",
     "tests/contract/test_refusals.py": "t",
+    "tests/metrics/test_cluster.py::test_a_node_that_is_away_hides_no_other": "t-away",
+    "tests/metrics/test_cluster.py::test_a_slot_that_is_on_its_way_hides_no_other": "t-away",
+    "tests/metrics/test_cluster.py::test_when_no_queue_can_be_read_redis_is_not_up": "t-away",
     "tests/rules/test_rule_16_at_least_once.py": "t",
     _DOCTOR: "penstock",
 }
