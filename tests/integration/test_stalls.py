@@ -227,10 +227,10 @@ async def test_a_longer_lease_is_remembered_through_an_outage(
             await lasts(1.2)
             own_server.start()
             await seen.arrive(BrokerUp)
-            swept = calls_of(raw, "xread")
             await await_until(lambda: raw.zscore(keys.workers(namespace), other.name) is None)  # it counts as gone
             await lasts(1.0)
-            assert calls_of(raw, "xread") > swept and not seen.of(Reclaimed)
+            # It has swept since the server was started (and counts from 0): at the pace of the longer lease.
+            assert calls_of(raw, "xread") > 0 and not seen.of(Reclaimed)
             other.beat(lease=30.0, ttl=4.0)
             await lasts(2.0)
             assert not seen.of(Reclaimed)
