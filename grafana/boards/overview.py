@@ -93,11 +93,9 @@ def _state(board: Board) -> None:
 
 def _amounts(board: Board) -> None:
     def oldest(title: str, description: str, name: str, limits: Any) -> Any:
-        ages = of_queues(name, JOB)
         description += " Paused queues are left out."
-        return number(title, description, "s", f"max({unpaused(ages, JOB)}) or 0 * max({ages})", limits, decimals=None)
+        return number(title, description, "s", unpaused("max", name, JOB), limits, decimals=None)
 
-    overdue = of_queues("overdue_leases", JOB)
     board.add(
         number(
             "Ready",
@@ -121,7 +119,7 @@ def _amounts(board: Board) -> None:
             "Overdue leases",
             "Tasks whose worker no longer renews them, and that nobody has taken over yet. For ten minutes: PenstockOverdueLeases. Paused queues are left out.",
             "none",
-            f"sum({unpaused(overdue, JOB)}) or 0 * sum({overdue})",
+            unpaused("sum", "overdue_leases", JOB),
             ((None, GREEN), (1, ORANGE), (10, RED)),
         ),
         number(

@@ -72,9 +72,11 @@ def of_queues(name: str, selector: str) -> str:
     return most(f"penstock_queue_{name}", selector, "job, queue")
 
 
-def unpaused(expr: str, selector: str) -> str:
-    """Without the queues that are paused: they wait on purpose, and no alert is about them."""
-    return f"({expr} unless on (job, queue) {of_queues('paused', selector)} == 1)"
+def unpaused(kind: str, name: str, selector: str) -> str:
+    """The sum (or max, by `kind`) of a gauge of queues, but for those that are paused: they wait on purpose, and no alert
+    is about them. 0 if all are."""
+    each = of_queues(name, selector)
+    return f"{kind}({each} unless on (job, queue) {of_queues('paused', selector)} == 1) or 0 * {kind}({each})"
 
 
 def share(part: str, whole: str) -> str:

@@ -46,14 +46,13 @@ def _now(board: Board) -> None:
     def figure(title: str, description: str, name: str, limits: Limits = NEUTRAL) -> Any:
         return number(title, description, "none", total(gauge(name, QUEUE)), limits)
 
-    oldest = of_queues("oldest_ready_age_seconds", QUEUE)
     board.add(
         figure("Ready", "Tasks that wait for a worker.", "penstock_queue_ready_tasks"),
         number(
             "Oldest ready",
             "How long the first of them has waited. Above two minutes: PenstockOldestTaskTooOld. Paused queues are left out.",
             "s",
-            f"max({unpaused(oldest, QUEUE)}) or 0 * max({oldest})",
+            unpaused("max", "oldest_ready_age_seconds", QUEUE),
             WAITING,
             decimals=None,
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from grafana.boards.panels import NONE_IS_WELL, OUTCOMES, YES_IS_WELL, Series, lines, number
+from grafana.boards.panels import NONE_IS_WELL, OUTCOMES, YES_IS_WELL, Limits, Series, lines, number
 from grafana.boards.promql import JOB, UP, at_present, known, most, rate, total
 
 #: No worker is there, and it is not that workers are not reported by name.
@@ -30,24 +30,20 @@ def redis_answers() -> Any:
 
 def living(selector: str) -> Any:
     """How many workers."""
-    return number(
-        "Living workers",
-        f"Worker processes that were heard of within 20 s; each sends a heartbeat every 5 s. 0: nobody does anything, see PenstockQueueWithoutWorkers. {_BY_NAME}",
-        "none",
-        at_present(f"count({heard(selector)} <= 20) or 0 * count({heard(selector)}) or {_NOBODY}"),
-        YES_IS_WELL,
-    )
+    said = "Worker processes that were heard of within 20 s; each sends a heartbeat every 5 s. 0: nobody does anything, see PenstockQueueWithoutWorkers."
+    return _workers("Living workers", said, selector, "<= 20", YES_IS_WELL)
 
 
 def silent(selector: str) -> Any:
     """How many workers died."""
-    return number(
-        "Silent workers",
-        f"Not heard of for more than 20 s, and not ended in order: killed, or hanging. They are shown for ten minutes. PenstockWorkerHeartbeatStale. {_BY_NAME}",
-        "none",
-        at_present(f"count({heard(selector)} > 20) or 0 * count({heard(selector)}) or {_NOBODY}"),
-        NONE_IS_WELL,
-    )
+    said = "Not heard of for more than 20 s, and not ended in order: killed, or hanging. They are shown for ten minutes. PenstockWorkerHeartbeatStale."
+    return _workers("Silent workers", said, selector, "> 20", NONE_IS_WELL)
+
+
+def _workers(title: str, description: str, selector: str, silence: str, limits: Limits) -> Any:
+    ages = heard(selector)
+    found = at_present(f"count({ages} {silence}) or 0 * count({ages}) or {_NOBODY}")
+    return number(title, f"{description} {_BY_NAME}", "none", found, limits)
 
 
 def taken_over(selector: str) -> Any:

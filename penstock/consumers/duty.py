@@ -15,6 +15,8 @@ from penstock.streams.faults import was_silent
 
 log = logging.getLogger("penstock.worker")
 
+#: What concerns one queue only, unlike an outage: its key is somebody else's, or a right is missing.
+QUEUE_FAULTS = (WrongKeyType, PermissionDenied)
 #: Longest pause (s) of a duty that lacks a right, or finds somebody else's key.
 REFUSED_PAUSE = 60.0
 
@@ -109,7 +111,7 @@ async def every(once: Callable[[], Awaitable[float | None]], link: Link, bell: B
                 await link.confirm()
                 link.up()
                 tries, failed = pauses(), False
-        except (PermissionDenied, WrongKeyType) as error:
+        except QUEUE_FAULTS as error:
             # The server does answer, and perhaps never in another way: as an outage this would keep
             # the reclaimer, which takes nothing over during one, from ever doing so.
             if failed:

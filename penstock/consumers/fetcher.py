@@ -9,9 +9,9 @@ import time
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
-from penstock.consumers.duty import Bell
+from penstock.consumers.duty import QUEUE_FAULTS, Bell
 from penstock.consumers.intake import Intake
-from penstock.consumers.state import LEAVE_OUT, QUEUE_FAULTS, WorkerState
+from penstock.consumers.state import LEAVE_OUT, WorkerState
 from penstock.consumers.weights import Weights
 from penstock.errors import BrokerError
 from penstock.events import Dropped

@@ -7,8 +7,8 @@ import math
 import time
 from collections.abc import Callable
 
-from penstock.consumers.duty import Bell, jittered
-from penstock.consumers.state import LEAVE_OUT, QUEUE_FAULTS, WorkerState
+from penstock.consumers.duty import QUEUE_FAULTS, Bell, jittered
+from penstock.consumers.state import LEAVE_OUT, WorkerState
 from penstock.errors import ServerOutOfMemory
 from penstock.events import Promoted
 from penstock.streams import consume

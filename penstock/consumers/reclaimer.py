@@ -8,10 +8,10 @@ import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from penstock.consumers.duty import Bell, jittered
+from penstock.consumers.duty import QUEUE_FAULTS, Bell, jittered
 from penstock.consumers.fetcher import Fetcher
 from penstock.consumers.intake import Intake
-from penstock.consumers.state import QUEUE_FAULTS, WorkerState
+from penstock.consumers.state import WorkerState
 from penstock.errors import BrokerError
 from penstock.events import Reclaimed
 from penstock.settings import PRIORITIES

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from penstock.consumers.attempt import InFlight
-from penstock.consumers.duty import Link
+from penstock.consumers.duty import QUEUE_FAULTS, Link
 from penstock.consumers.slots import Slots
 from penstock.consumers.tally import Tally
-from penstock.errors import BrokerError, PermissionDenied, WrongKeyType
+from penstock.errors import BrokerError
 from penstock.events import EntryStuck, Observers, QueueLeftOut
 from penstock.settings import Settings
 from penstock.streams import consume, keys
@@ -22,8 +22,6 @@ from penstock.tasks.task import AnyTask
 
 log = logging.getLogger("penstock.worker")
 
-#: What concerns one queue only, unlike an outage.
-QUEUE_FAULTS = (WrongKeyType, PermissionDenied)
 #: Seconds after which a loop that does not turn counts as blocked.
 BLOCKED_AFTER = 1.0
 #: Seconds for which such a queue is left out.

@@ -12,8 +12,9 @@ from bisect import bisect_left
 from collections.abc import Iterable
 
 from penstock.consumers.attempt import Attempt
+from penstock.consumers.duty import QUEUE_FAULTS
 from penstock.consumers.outcome import Failed, Outcome, Succeeded
-from penstock.errors import BrokerError, PermissionDenied, WrongKeyType
+from penstock.errors import BrokerError
 from penstock.streams import measures
 from penstock.streams.calls import Call
 from penstock.streams.client import AsyncClient
@@ -94,17 +95,18 @@ class Tally:
         bases = list(self._sent)
         self._told.update(bases)
         replies = await self._client.run_all([self._call(base) for base in bases]) if bases else []
+        failure: BrokerError | None = None
         for base, reply in zip(bases, replies, strict=True):
             if not isinstance(reply, BrokerError):
                 del self._sent[base]
                 self._refused.discard(base)
-            elif isinstance(reply, WrongKeyType | PermissionDenied):  # of that queue: the others must not suffer
-                if base not in self._refused:
-                    log.error("what was measured of %s cannot be added: %s", base, reply)
+            elif not isinstance(reply, QUEUE_FAULTS):
+                failure = failure or reply
+            elif base not in self._refused:  # the others must not suffer
                 self._refused.add(base)
-        for reply in replies:
-            if isinstance(reply, BrokerError) and not isinstance(reply, WrongKeyType | PermissionDenied):
-                raise reply
+                log.error("what was measured of %s cannot be added: %s", base, reply)
+        if failure is not None:
+            raise failure
         return INTERVAL
 
     async def finish(self) -> None:

@@ -1,4 +1,4 @@
-"""The exporter: reads Redis when it is asked for metrics, at most once a second, and answers within a second.
+"""The exporter: reads Redis when it is asked for metrics, at most once a second, and waits for it for a second at most.
 
 Everything that is counted lives in Redis, so it needs no worker, any number of exporters show the same, and one that
 was restarted goes on where it was.
@@ -37,12 +37,12 @@ FRESH, PATIENCE = 1.0, 0.9
 _STEP = 0.8
 
 
-_all: weakref.WeakSet[Exporter] = weakref.WeakSet()
+_exporters: weakref.WeakSet[Exporter] = weakref.WeakSet()
 
 
 def _begin_anew() -> None:
     """A forked child has each lock as it was, and no thread."""
-    for exporter in _all:
+    for exporter in _exporters:
         exporter._begin()
 
 
@@ -111,7 +111,7 @@ class Exporter(Collector):
         self._errors = 0
         self._is_up = True
         self._begin()
-        _all.add(self)
+        _exporters.add(self)
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
 

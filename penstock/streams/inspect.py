@@ -181,7 +181,7 @@ def workers(namespace: str, prefix: str = "", *, gone: bool = False) -> Call[lis
             for i in range(0, len(rest), 3)
         ]
 
-    lists = [*keys.routed(keys.workers(namespace)), *([keys.gone(namespace)] if gone else [])]
+    lists = (keys.workers(namespace), keys.gone(namespace)) if gone else keys.routed(keys.workers(namespace))
     return Call(_WORKERS, lists, (keys.worker(namespace, ""), prefix), read)
 
 

@@ -18,7 +18,7 @@ from penstock.streams.calls import Call
 from penstock.streams.client import SyncClient
 from penstock.streams.connector import Connector
 from penstock.streams.faults import is_away
-from penstock.streams.inspect import LIVING, Fleet, QueueStats
+from penstock.streams.inspect import LIVING, Asked, Fleet, QueueStats
 
 #: Of ``INFO``.
 FIELDS = (
@@ -75,36 +75,28 @@ class Survey:
 
     def read(self) -> Reading:
         """Raises `BrokerError` if the server does not answer or refuses, or if no queue can be read."""
-        server, fleet, names = self._home()
+        part, fleet, names = self._home()
         lease = max([self._lease, *(worker.lease for worker in fleet.workers)])
-        if self._connector.is_cluster:
-            part = self._all_nodes(names, lease)
-        else:
-            part = self._queues(names, lease)
-            part.nodes.append(server)
+        part.add(self._all_nodes(names, lease) if self._connector.is_cluster else self._queues(names, lease))
         if names and not part.queues:
             raise part.missed[-1][1]
         queues = sorted(part.queues, key=lambda each: each.queue)
         problems = [f"{what}: {error}" for what, error in part.missed]
         return Reading(tuple(queues), fleet, tuple(part.nodes), tuple(problems))
 
-    def _home(self) -> tuple[Node, Fleet, list[str]]:
-        """What the server that has the namespace's own keys says."""
-        calls: list[Call[Any]] = [
-            inspect.server(keys.workers(self._namespace), FIELDS),
-            inspect.fleet(self._namespace, LIVING),
-            produce.queue_names(self._namespace),
-        ]
+    def _home(self) -> tuple[_Part, Fleet, list[str]]:
+        """What belongs to the whole namespace; and about the server, if there is but one."""
+        fleet, names = inspect.fleet(self._namespace, LIVING), produce.queue_names(self._namespace)
+        if self._connector.is_cluster:
+            return _Part(), self._client.run(fleet), self._client.run(names)
+        calls: list[Call[Any]] = [inspect.server(keys.workers(self._namespace), FIELDS), fleet, names]
         asked_at = time.time()
-        answers: list[Any] = (
-            [self._client.run(call) for call in calls] if self._connector.is_cluster else self._client.run_all(calls)
-        )
-        between = (asked_at + time.time()) / 2
+        answers: list[Any] = self._client.run_all(calls)
         for answer in answers:
             if isinstance(answer, BrokerError):
                 raise answer
-        said, fleet, names = answers
-        return Node(self._connector.address.place, said.info, said.time - between), fleet, names
+        said, *rest = answers
+        return _Part([_node(self._connector.address.place, said, asked_at)]), *rest
 
     def _all_nodes(self, names: Sequence[str], lease: float) -> _Part:
         """On Cluster: all nodes at the same time, since one that is silent takes as long as it may."""
@@ -126,10 +118,9 @@ class Survey:
         part = _Part()
         asked_at = time.time()
         try:
-            said = self._client.run(inspect.server(key, FIELDS))
-            between = (asked_at + time.time()) / 2
+            found = _node(node, self._client.run(inspect.server(key, FIELDS)), asked_at)
             if self._client.node_of(key) == node:  # else the key has moved, and another one has answered
-                part.nodes.append(Node(node, said.info, said.time - between))
+                part.nodes.append(found)
         except BrokerError as error:
             part.missed.append((f"node {node}", error))
             if is_away(error):
@@ -162,3 +153,8 @@ class Survey:
     def close(self) -> None:
         """Close the connections; the next read opens new ones."""
         self._client.close()
+
+
+def _node(name: str, said: Asked, asked_at: float) -> Node:
+    """What a server has just said of itself, asked at `asked_at`: its clock is compared with the middle of the way."""
+    return Node(name, said.info, said.time - (asked_at + time.time()) / 2)

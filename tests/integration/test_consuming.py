@@ -244,6 +244,22 @@ async def test_a_long_task_keeps_its_lease(app: App, make_app: MakeApp, seen: Se
     assert not theirs.of(Reclaimed) and not seen.of(Lost) and not seen.of(Late)
 
 
+async def test_a_wait_that_observers_are_told_lasts_until_the_start(app: App, seen: Seen) -> None:
+    """And not until the delivery: both come in one batch, and the first holds up the loop."""
+
+    @app.task(name="block")
+    async def block() -> None:
+        time.sleep(0.5)  # noqa: ASYNC251 - what it must not do
+
+    @app.task(name="next")
+    async def after() -> None: ...
+
+    handles = [await block.adelay(), await after.adelay()]
+    async with app.running(concurrency=2):
+        await asyncio.gather(*handles)
+    assert seen.of(Started, name="next")[0].waited >= 0.5
+
+
 async def test_a_thread_task_keeps_its_lease(app: App, seen: Seen) -> None:
     runs: list[int] = []
 

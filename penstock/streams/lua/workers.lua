@@ -1,5 +1,5 @@
 -- All workers of a namespace, and what each says of itself. Reads only.
--- KEYS  1 workers (sorted set), 2 those that are gone, if they are asked for, too
+-- KEYS  1 workers (sorted set), 2 those that are gone, if they are asked for; else no key at all
 -- ARGV  1 what the workers' own keys begin with (same slot), 2 what the names begin with: only these
 -- reply {now in ms, then per worker: consumer, last heartbeat in ms, what it says (msgpack) or ''}
 local t = redis.call('TIME')
