@@ -16,10 +16,15 @@ from penstock.errors import BrokerError
 from penstock.events import Reclaimed
 from penstock.settings import PRIORITIES
 from penstock.streams import consume
+from penstock.streams.calls import Call
 
 log = logging.getLogger("penstock.worker")
 
 T = TypeVar("T")
+
+
+class _Late(Exception):
+    """The server has stood still between a look and the step that followed it."""
 
 
 class Reclaimer:
@@ -37,6 +42,8 @@ class Reclaimer:
         self._found = False
         self._started = time.monotonic()
         self._lease = state.settings.lease
+        #: base -> the server's time (ms) at the last look, and ours (monotonic, s) when it was sent.
+        self._looked: dict[str, tuple[int, float]] = {}
         self.bell = Bell()
         state.slots.on_kept = self.bell.ring
 
@@ -60,6 +67,9 @@ class Reclaimer:
         for base in busy:
             try:
                 swept = [await self._sweep(base, priority) for priority in PRIORITIES]
+            except _Late:  # so would all others be
+                state.link.stood_still()
+                return lease / 3
             except QUEUE_FAULTS as error:
                 state.leave_out(base, error)
             else:
@@ -88,13 +98,29 @@ class Reclaimer:
         return await asking
 
     async def _busy(self, bases: list[str]) -> set[str]:
-        """Which queues hold anything."""
+        """Which queues hold anything. On the way the server is asked for its time, see `_latest`."""
         groups = [[base] for base in bases] if self._state.connector.is_cluster else [bases]
-        try:
-            found = [await self._state.client.run(consume.occupied(group)) for group in groups if group]
-        except QUEUE_FAULTS:  # one of them cannot be read: the sweep will find out which
-            return set(bases)
-        return set().union(*found)
+        busy: set[str] = set()
+        for group in filter(None, groups):
+            sent_at = time.monotonic()
+            calls: list[Call[Any]] = [consume.clock(group[0]), consume.occupied(group)]
+            now, found = await self._state.client.run_all(calls)
+            if isinstance(now, BrokerError):
+                raise now
+            self._looked |= dict.fromkeys(group, (now, sent_at))
+            if isinstance(found, QUEUE_FAULTS):  # one of them cannot be read: the sweep will find out which
+                found = set(group)
+            if isinstance(found, BrokerError):
+                raise found
+            busy |= found
+        return busy
+
+    def _latest(self, base: str) -> int:
+        """The server's time (ms) until which a step that is sent now may be carried out. Our own delays do not count;
+        what it loses on its way does: a server that stands still while the step waits there (after a look that it had
+        answered at once) would carry it out when every lease looks old."""
+        then, sent_at = self._looked[base]
+        return then + round(1000 * (time.monotonic() - sent_at + self._lease / 3))
 
     async def stop(self) -> None:
         """Take over nothing more; returns when a step under way has been answered."""
@@ -119,15 +145,17 @@ class Reclaimer:
         state = self._state
         suspects = 0 if state.in_flight.has_suspect() else 1
         cursor = self._cursors.get((base, priority), "0-0")
-        sweep = consume.Sweep(priority, self._lease, cursor, budget, suspects)
-        call = consume.reclaim(base, queue, state.consumer, sweep, state.settings.record_ttl)
         async with state.taking_over:
+            sweep = consume.Sweep(priority, self._lease, cursor, budget, suspects, latest=self._latest(base))
+            call = consume.reclaim(base, queue, state.consumer, sweep, state.settings.record_ttl)
             try:
                 with state.slots.asking(queue, budget):
                     answer = await state.client.run(call)
             except BrokerError:
                 self._fetcher.recheck()  # what the lost reply brought is ours now
                 raise
+            if answer.late:
+                raise _Late
             self._intake.accept_all(queue, answer.batch, taken_over=True)
         state.tell_paused(base, answer.batch.paused)
         if answer.batch.read:

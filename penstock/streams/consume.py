@@ -14,6 +14,7 @@ from penstock.streams.scripts import load
 
 _FETCH, _ADMIT, _ORPHANS, _RENEW = load("fetch"), load("admit"), load("orphans"), load("renew")
 _RECLAIM, _PROMOTE, _RETIRE, _HEARTBEAT = load("reclaim"), load("promote"), load("retire"), load("heartbeat")
+_CLOCK = load("clock")
 
 _PRIORITY_NAMES = {priority.encode(): priority for priority in PRIORITIES}
 #: Entries per XCLAIM: one call must not hold the server for long, and Lua's unpack has a limit.
@@ -67,11 +68,13 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Reclaimed(msgspec.Struct, frozen=True):
-    """One step of a sweep; `cursor` is ``"0-0"`` at its end, `held` counts suspects left for later."""
+    """One step of a sweep; `cursor` is ``"0-0"`` at its end, `held` counts suspects left for later. `late`: it came to
+    the server after `Sweep.latest`, so nothing was done."""
 
     batch: Batch
     cursor: str
     held: int
+    late: bool = False
 
 
 def fetch(
@@ -112,6 +115,8 @@ class Sweep(msgspec.Struct, frozen=True):
     #: A step passes over all living entries if no more than these were delivered (1 to 3 ms of the server's time),
     #: else over 1000 (1.5 ms).
     scan: int = 20_000
+    #: The server's time (ms, see `clock`) until which it may be carried out; 0: at any.
+    latest: int = 0
 
 
 def reclaim(base: str, queue: str, consumer: str, sweep: Sweep, ttl: float) -> Call[Reclaimed]:
@@ -122,10 +127,11 @@ def reclaim(base: str, queue: str, consumer: str, sweep: Sweep, ttl: float) -> C
     """
 
     def read(r: list[object]) -> Reclaimed:
-        return Reclaimed(_batch(base, queue, r), r[4].decode(), r[5])  # type: ignore[attr-defined,arg-type]
+        late = 0 < sweep.latest < r[0]  # type: ignore[operator]
+        return Reclaimed(_batch(base, queue, r), r[4].decode(), r[5], late)  # type: ignore[attr-defined,arg-type]
 
     s = sweep
-    args = (consumer, ms(ttl), s.priority, ms(s.lease), s.cursor, s.limit, s.suspects, s.scan)
+    args = (consumer, ms(ttl), s.priority, ms(s.lease), s.cursor, s.limit, s.suspects, s.scan, s.latest)
     return Call(_RECLAIM, keys.routed(base), args, read)
 
 
@@ -172,6 +178,11 @@ def next_due(base: str) -> Call[float | None]:
         return None if last is None else float(last[1] if isinstance(last, list | tuple) else last)  # type: ignore[arg-type]
 
     return command("ZRANGE", keys.parked(base), 0, 0, "WITHSCORES", read=read)
+
+
+def clock(base: str) -> Call[int]:
+    """The time (ms) of the server that has the queue."""
+    return Call(_CLOCK, keys.routed(base), (), int)
 
 
 def occupied(bases: Sequence[str]) -> Call[set[str]]:

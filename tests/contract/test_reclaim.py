@@ -26,6 +26,28 @@ def test_only_what_is_idle_for_a_lease(q: Queue) -> None:
     assert q.reclaim("c").batch.read == 0
 
 
+@pytest.mark.parametrize("ahead", [-1, 60_000])
+def test_a_step_is_carried_out_until_its_last_moment_and_not_later(q: Queue, ahead: int) -> None:
+    """Else one that has waited at a server that stood still would find every lease run out."""
+    (dead,) = q.start("dead")
+    q.age(dead)
+    before = q.state()
+    now = q.run(consume.clock(q.base))
+    sweep = Sweep("default", LEASE, "0-0", 100, 1, latest=now + ahead)
+    step = q.run(consume.reclaim(q.base, q.name, "b", sweep, TTL))
+    if ahead < 0:
+        assert step.late and step.batch.read == 0 and step.batch.deliveries == []
+        assert q.state().keys() == before.keys() and q.pending()[dead.entry].consumer == "a"
+        assert q.record("dead")["w"] == "a"
+    else:
+        assert not step.late and keys_of(step.batch) == ["dead"]
+
+
+def test_the_servers_time(q: Queue) -> None:
+    before = q.now()
+    assert before <= q.run(consume.clock(q.base)) <= q.now()
+
+
 def dead_behind_living(q: Queue, living: int, dead: int) -> list[str]:
     """Keys of entries that a dead worker had, behind those of a living one."""
     # Without records: a sweep never gets to see those of the living.

@@ -35,6 +35,7 @@ def calls(q: Queue) -> dict[str, Call[Any]]:
         consume.orphans(base, name, "a", "default", [], 1, 1),
         consume.renew(base, "a", [("default", "1-1", b"gone")]),
         consume.reclaim(base, name, "a", Sweep("default", 1, "0-0", 1, 1), 1),
+        consume.clock(base),
         consume.promote(base, 1),
         consume.retire(base, 1),
         inspect.queue_stats(base, name),

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import msgspec
 import pytest
@@ -117,7 +118,7 @@ async def test_the_living_are_not_robbed_after_a_stall_that_broke_nothing(
 ) -> None:
     """Longer than the lease, shorter than the command timeout: only the time that the sweep's first command took
     tells. Afterwards the owner of many queues, or a slow one, needs a moment until it has renewed all."""
-    lease = 2.4  # this machine may stand still, too
+    lease = 1.2
 
     @app.task(name="work")
     async def work() -> str:
@@ -197,6 +198,50 @@ async def test_it_is_back_when_it_answers_and_not_before(make_app: MakeApp, own_
         await seen.arrive(BrokerUp)
     assert len(seen.of(BrokerUp)) == len(seen.of(BrokerDown)) == 1
     assert seen.of(BrokerUp)[0].seconds >= 2
+
+
+async def test_the_living_are_not_robbed_by_a_sweep_that_the_stall_has_met(
+    app: App, seen: Seen, own_server: Server, raw: redis.Redis, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its look was answered at once, and it is on its way to the server when that stands still: carried out afterwards
+    it would find every lease run out."""
+    lease, reclaim = 1.2, consume.reclaim
+    armed, resumed = threading.Event(), threading.Event()
+
+    def resume() -> None:
+        own_server.resume()
+        resumed.set()
+
+    def met(*args: Any) -> Any:
+        if armed.is_set():
+            armed.clear()
+            own_server.pause()
+            threading.Timer(lease + 0.5, resume).start()
+        return reclaim(*args)
+
+    monkeypatch.setattr(consume, "reclaim", met)
+
+    @app.task(name="work")
+    async def work() -> str:
+        return "by us"
+
+    handle = await work.adelay()
+    with other_worker(app, namespace) as other:
+        other.fetch()
+        async with app.running(lease=lease):
+            with renewing(other, lease / 3):
+                await await_until(partial(has_swept, raw, calls_of(raw, "xread") + 2))
+            armed.set()
+            await await_until(resumed.is_set)
+            await lasts(0.3)
+            await asyncio.to_thread(other.renew)
+            with renewing(other, lease / 3):
+                await lasts(lease)
+                assert not seen.of(Reclaimed)
+            # It is dead from here on.
+            assert await handle.aget(timeout=30) == "by us"
+    assert not seen.of(BrokerDown), "a connection broke: that is another test"
+    assert len(seen.of(Reclaimed)) == len(seen.of(Started)) == 1
 
 
 async def test_a_longer_lease_is_remembered_through_an_outage(

@@ -105,7 +105,7 @@ async def works(part: Part) -> None:
     assert [answer for answers in done for answer in answers] == [settle.Settled.DONE] * 6, done
     q.make_due("b")
     assert await part.run(consume.next_due(base)) != [None]
-    await part.run(consume.promote(base, 10), consume.occupied([base]))
+    await part.run(consume.promote(base, 10), consume.clock(base), consume.occupied([base]))
 
     # Others' work: one that crashed once, one that crashed twice, one whose entry is gone.
     q.raw.delete(stream)

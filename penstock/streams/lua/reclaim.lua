@@ -7,13 +7,17 @@
 -- worker with one free slot must not need a round trip for each ten (XAUTOCLAIM looks at 10 x COUNT).
 -- KEYS  1 base
 -- ARGV  1 consumer, 2 TTL in ms, 3 priority, 4 lease in ms, 5 cursor, 6 most entries, 7 suspects (0 or 1),
---       8 delivered entries up to which all are passed over in one step
--- reply {now, entries taken (-1: paused), [priority, entry, key, message, retries, deliveries, since] flat, problem or '', next cursor, held}
+--       8 delivered entries up to which all are passed over in one step, 9 ms: the server's time until which it may be
+--       carried out; 0: at any
+-- reply {now (after the last moment: nothing was done), entries taken (-1: paused), [priority, entry, key, message, retries, deliveries, since] flat, problem or '', next cursor, held}
 -- include: prelude
 local TTL = ARGV[2]
 -- include: finish
 -- include: admit
 if paused then return { clock(), -1, {}, '', '0-0', 0 } end
+-- Sent before the server stood still, and carried out after it: every lease looks as if it had run out.
+local latest = tonumber(ARGV[9])
+if latest > 0 and clock() > latest then return { clock(), 0, {}, '', '0-0', 0 } end
 local me, priority, lease, suspects = ARGV[1], ARGV[3], ARGV[4], tonumber(ARGV[7])
 local stream, now, out, taken, held = STREAM .. priority, clock(), {}, 0, 0
 local cursor, most, looked, LOOK = ARGV[5], tonumber(ARGV[6]), 0, 1000
