@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
+from penstock.consumers.arrivals import Arrivals
 from penstock.consumers.duty import QUEUE_FAULTS, Bell
 from penstock.consumers.intake import Intake
 from penstock.consumers.state import LEAVE_OUT, WorkerState
@@ -42,6 +43,7 @@ class Fetcher:
         bases = list(state.queues)
         groups = [[base] for base in bases] if state.connector.is_cluster else [bases]
         self._readers = [(Reader(state.connector, g[0], state.consumer, BLOCK), g) for g in groups]
+        self._arrivals = Arrivals(state, self._take)
         #: Queues that a blocking read waits for at this moment.
         self._waiting_for: frozenset[str] = frozenset()
         self._unblocking: asyncio.Future[list[None]] | None = None
@@ -144,9 +146,11 @@ class Fetcher:
                 continue
             quotas = self._weights[base].plan(budget)
             call = consume.fetch(base, queue, state.consumer, budget, quotas, state.settings.record_ttl)
+            sent_at = time.monotonic()
             try:
                 with state.slots.asking(queue, budget):
                     batch = await state.client.run(call)
+                self._arrivals.fetched(base, batch, sent_at)
                 state.tell_paused(base, batch.paused)
                 # A paused queue is not to be blocked on: begin again with the others.
                 if self._take(queue, batch) or batch.paused:
@@ -184,20 +188,9 @@ class Fetcher:
 
     async def _read(self, reader: Reader, group: Sequence[str]) -> AbstractSet[str]:
         """As `_block`, of one reader."""
-        state = self._state
         if self._stopping:  # since this read was planned: `stop` has seen nothing to end
             return frozenset()
-        arrivals = await reader.read([(base, priority) for base in group for priority in PRIORITIES])
-        if not arrivals:
-            return frozenset() if arrivals is None else frozenset(group)
-        entries: dict[str, list[tuple[str, str]]] = {}
-        for base, priority, entry in arrivals:
-            entries.setdefault(base, []).append((priority, entry))
-        for base, found in entries.items():
-            queue = state.queues[base]
-            call = consume.admit(base, queue, state.consumer, found, state.settings.record_ttl)
-            self._take(queue, await state.client.run(call))
-        return entries.keys()
+        return await self._arrivals.read(reader, group)
 
     def _take(self, queue: str, batch: Batch) -> int:
         if batch.read:

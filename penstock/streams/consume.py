@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ from penstock.streams.scripts import load
 
 _FETCH, _ADMIT, _ORPHANS, _RENEW = load("fetch"), load("admit"), load("orphans"), load("renew")
 _RECLAIM, _PROMOTE, _RETIRE, _HEARTBEAT = load("reclaim"), load("promote"), load("retire"), load("heartbeat")
-_CLOCK = load("clock")
+_CLOCK, _ARRIVED = load("clock"), load("arrived")
 
 _PRIORITY_NAMES = {priority.encode(): priority for priority in PRIORITIES}
 #: Entries per XCLAIM: one call must not hold the server for long, and Lua's unpack has a limit.
@@ -65,6 +65,8 @@ class Batch(msgspec.Struct, frozen=True):
     problem: str
     #: The queue is paused: nothing was read.
     paused: bool = False
+    #: Server time of the call, ms.
+    now: int = 0
 
 
 class Reclaimed(msgspec.Struct, frozen=True):
@@ -93,6 +95,21 @@ def admit(base: str, queue: str, consumer: str, entries: Iterable[tuple[str, str
     for priority, entry in entries:
         args += (priority, entry)
     return Call(_ADMIT, keys.routed(base), args, lambda r: _batch(base, queue, r))
+
+
+def arrived(queues: Mapping[str, str], consumer: str, since: int, ttl: float) -> Call[tuple[str, Batch]]:
+    """Start what a blocking read on all `queues` (base: queue) has brought, which was sent just before in the same
+    request: base and deliveries. Some may be known, and what the read has brought may be missing. `since` is the
+    server's time (ms) from which on entries may be new."""
+
+    def read(r: list[object]) -> tuple[str, Batch]:
+        if not r:
+            return "", _NOTHING
+        base = r[4].decode()  # type: ignore[attr-defined]
+        return base, _batch(base, queues[base], r)
+
+    _, beside = keys.routed(next(iter(queues)))
+    return Call(_ARRIVED, (*queues, beside), (consumer, ms(ttl), since), read)
 
 
 def orphans(
@@ -229,7 +246,10 @@ def _batch(base: str, queue: str, reply: list[object]) -> Batch:
     now, read, flat, problem = reply[:4]
     assert isinstance(now, int) and isinstance(flat, list)
     deliveries = [delivery(base, queue, now, flat[i : i + 7]) for i in range(0, len(flat), 7)]
-    return Batch(max(0, read), deliveries, problem.decode(errors="replace"), read == -1)  # type: ignore[attr-defined,call-overload]
+    return Batch(max(0, read), deliveries, problem.decode(errors="replace"), read == -1, now)  # type: ignore[attr-defined,call-overload]
+
+
+_NOTHING = Batch(0, [], "")
 
 
 def delivery(base: str, queue: str, now: int, fields: Sequence[Any]) -> Delivery:

@@ -83,7 +83,7 @@ def control_channel(base: str) -> str:
 
 
 def listener_channel(namespace: str, listener: str) -> str:
-    """Pub/sub: to one process that waits for results: ``<queue>:<key>``."""
+    """Pub/sub: to one process that waits for results: ``<queue>:<key>``; after a line feed the record as it ended."""
     return f"{{{namespace}}}:l:{listener}"
 
 

@@ -7,7 +7,6 @@ waiters look again after each (re)connect, and once a second.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
@@ -19,6 +18,7 @@ from penstock.streams import keys
 from penstock.streams.connector import Connector
 from penstock.streams.tokens import token
 
+Wake = Callable[[bytes], object]
 #: How long a waiter trusts that it will be told, in seconds.
 LOOK_AGAIN = 1.0
 #: Seconds of silence after which the subscription is made anew. What lies between (a NAT, a firewall) may have
@@ -39,16 +39,22 @@ class Listener:
     def _reset(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._waiting: dict[str, set[Callable[[], object]]] = defaultdict(set)
+        self._waiting: dict[str, set[Wake]] = defaultdict(set)
         self._thread: threading.Thread | None = None
         #: Ends the thread that runs now; the next one has its own.
         self._closing = threading.Event()
         #: Short: up to seven of them fit into a record's field.
         self.name = token(6)
 
+    @property
+    def is_up(self) -> bool:
+        """True while its thread runs: then to wait costs nothing more."""
+        return self._thread is not None and self._pid == os.getpid()
+
     @contextmanager
-    def waiting(self, id: str, wake: Callable[[], object]) -> Iterator[None]:
-        """Call `wake` (from another thread) each time it is worth looking at task `id` again."""
+    def waiting(self, id: str, wake: Wake) -> Iterator[None]:
+        """Call `wake` (from another thread) each time it is worth looking at task `id` again, with what was told of its
+        end (see `told_record`) or nothing."""
         if self._pid != os.getpid():
             self._reset()
         with self._lock:
@@ -123,23 +129,14 @@ class Listener:
         elif message["type"] == "message":
             data = message["data"]
             assert isinstance(data, bytes)
+            id, _, told = data.partition(b"\n")
             with self._lock:
-                wakes = list(self._waiting.get(data.decode(errors="replace"), ()))
+                wakes = list(self._waiting.get(id.decode(errors="replace"), ()))
             for wake in wakes:
-                wake()
+                wake(told)
 
     def _wake_all(self) -> None:
         with self._lock:
             wakes = [wake for wakes in self._waiting.values() for wake in wakes]
         for wake in wakes:
-            wake()
-
-
-def waker(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> Callable[[], None]:
-    """A `wake` for a coroutine: sets `event` in its loop, which may be closed by now."""
-
-    def wake() -> None:
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(event.set)
-
-    return wake
+            wake(b"")

@@ -100,6 +100,22 @@ class Record:
         return self._fields.get(b"v", NIL) or self._stored
 
     @property
+    def is_whole(self) -> bool:
+        """True if a task has ended and all of its end stands in the record: the result, too, or there is none."""
+        return self.state.finished and self.state is not State.FAILED and self._fields.get(b"v", NIL) != b""
+
+    def may_follow(self, other: Record) -> bool:
+        """True if this may be what became of `other`: the task was not sent again in between, as a dead letter."""
+        return self._life() == other._life()
+
+    def _life(self) -> tuple[object, ...]:
+        return self._sent_at(), self._fields.get(b"i")
+
+    def _sent_at(self) -> bytes:
+        # Left out while the record's entry is the first one: its id begins with the time.
+        return self._fields.get(b"t") or self._fields.get(b"e", b"").partition(b"-")[0]
+
+    @property
     def failure(self) -> Failure | None:
         """Why the task failed; None if it did not."""
         if self.state is not State.FAILED or self._stored is None:
@@ -120,8 +136,7 @@ class Record:
             state=state,
             attempt=number(b"a") + begun,
             deliveries=number(b"d") if b"d" in self._fields else int(b"b" in self._fields),
-            # Left out while the record's entry is the first one: its id begins with the time.
-            enqueued_at=_at(self._fields.get(b"t") or self._fields.get(b"e", b"").partition(b"-")[0]),
+            enqueued_at=_at(self._sent_at()),
             due_at=self._time(b"u") if state is State.SCHEDULED else None,
             started_at=self._time(b"b"),
             finished_at=self._time(b"f"),
@@ -142,6 +157,18 @@ class Record:
     def _text(self, field: bytes) -> str | None:
         value = self._fields.get(field)
         return value.decode(errors="replace") if value else None
+
+
+def told_record(id: str, told: bytes) -> Record | None:
+    """The record as the script that ended a task has sent it to those who wait (``_finish.lua``): each text after its
+    length in 4 bytes. It has nothing that is stored beside the record. None: there is none, or it is none of ours."""
+    texts, at = [], 0
+    while at < len(told):
+        end = at + 4 + int.from_bytes(told[at : at + 4], "big")
+        texts.append(told[at + 4 : end])
+        at = end
+    fields = dict(zip(texts[::2], texts[1::2], strict=False))
+    return Record(id, fields, None) if at == len(told) and fields.get(b"s") in STATES else None
 
 
 def number(text: bytes | None) -> int | None:

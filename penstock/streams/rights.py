@@ -41,10 +41,10 @@ PRODUCER = Role(
 WORKER = Role(
     "worker",
     (
-        *_ALL, "client|id", "client|unblock", "del", "get", "hdel", "hget", "hincrby", "hlen", "hmget", "hset",
-        "hsetnx", "mget", "pexpire", "publish", "sadd", "set", "subscribe", "time", "xack", "xadd", "xautoclaim",
-        "xclaim", "xdel", "xgroup|create", "xgroup|delconsumer", "xinfo|consumers", "xpending", "xrange", "xread",
-        "xreadgroup", "zadd", "zcard", "zrange", "zrangebyscore", "zrem", "zremrangebyscore",
+        *_ALL, "client|id", "client|unblock", "del", "get", "hdel", "hget", "hgetall", "hincrby", "hlen", "hmget",
+        "hset", "hsetnx", "mget", "pexpire", "publish", "sadd", "set", "subscribe", "time", "xack", "xadd",
+        "xautoclaim", "xclaim", "xdel", "xgroup|create", "xgroup|delconsumer", "xinfo|consumers", "xpending", "xrange",
+        "xread", "xreadgroup", "zadd", "zcard", "zrange", "zrangebyscore", "zrem", "zremrangebyscore",
     ),
     (_QUEUES, _NAMESPACE),
     (_QUEUES, _LISTENERS),

@@ -79,7 +79,7 @@ class Wire:
     def _all_on(self, connection: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         replies: list[Any] = []
         try:
-            connection.send_packed_command([_packed(commands)])
+            connection.send_packed_command([packed(commands)])
             for _ in commands:
                 try:
                     replies.append(connection.read_response())
@@ -112,7 +112,7 @@ class Wire:
         self._client.close()
 
 
-def _packed(commands: Sequence[tuple[Any, ...]]) -> bytes:
+def packed(commands: Sequence[tuple[Any, ...]]) -> bytes:
     """The commands as they go over the wire. redis-py 8.1 does this in Python where the connection is async: that took
     more of a worker's time than all that it does for a no-op task."""
     return b"".join([hiredis.pack_command(command) for command in commands])
@@ -151,7 +151,7 @@ class AsyncWire:
     async def _on(self, connection: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         replies: list[Any] = []
         try:
-            await connection.send_packed_command(_packed(commands), check_health=False)
+            await connection.send_packed_command(packed(commands), check_health=False)
             for _ in commands:
                 try:
                     replies.append(await connection.read_response())

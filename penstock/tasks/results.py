@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from contextlib import suppress
 
 from penstock.errors import ConfigurationError, ResultTimeout, TaskNotFound
 from penstock.settings import Settings, check_name
 from penstock.streams import keys, produce
 from penstock.streams.calls import Call
 from penstock.streams.clients import Clients
-from penstock.streams.listener import LOOK_AGAIN, Listener, waker
+from penstock.streams.listener import LOOK_AGAIN, Listener
 from penstock.streams.produce import Cancellation
-from penstock.streams.record import Record
+from penstock.streams.record import Record, told_record
 
 
 class Results:
@@ -34,39 +35,38 @@ class Results:
 
     def wait(self, id: str, timeout: float | None) -> Record:
         """The record once the task has ended. `ResultTimeout` after `timeout` seconds (None: never)."""
-        record = self.record(id)
-        if record.state.finished:
-            return record
-        wake, deadline = threading.Event(), _deadline(timeout)
-        with self._listener.waiting(id, wake.set):
+        if not self._listener.is_up:  # what has ended already needs none
+            record = self.record(id)
+            if record.state.finished:
+                return record
+        bell, deadline = _ThreadBell(), _deadline(timeout)
+        with self._listener.waiting(id, bell.ring):
             while True:
                 # Leaves word who waits, and looks: an end after this is told, one before it is seen.
                 read = self._read(id, self._listener.name)
                 record = _found(id, self._clients.sync.run(read, self._settings.retry_for))
                 if record.state.finished:
                     return record
-                wake.wait(_patience(id, timeout, deadline))
-                wake.clear()
+                told = told_record(id, bell.wait(_patience(id, timeout, deadline)))
+                if told is not None and told.is_whole and told.may_follow(record):
+                    return told
 
     async def await_(self, id: str, timeout: float | None) -> Record:
         """As `wait`."""
-        record = await self.arecord(id)
-        if record.state.finished:
-            return record
-        wake, deadline = asyncio.Event(), _deadline(timeout)
-        with self._listener.waiting(id, waker(asyncio.get_running_loop(), wake)):
+        if not self._listener.is_up:
+            record = await self.arecord(id)
+            if record.state.finished:
+                return record
+        bell, deadline = _LoopBell(), _deadline(timeout)
+        with self._listener.waiting(id, bell.ring):
             while True:
                 read = self._read(id, self._listener.name)
                 record = _found(id, await self._clients.of_loop.run(read, self._settings.retry_for))
                 if record.state.finished:
                     return record
-                patience = _patience(id, timeout, deadline)  # its ResultTimeout is a TimeoutError, too
-                try:
-                    async with asyncio.timeout(patience):
-                        await wake.wait()
-                except TimeoutError:
-                    pass
-                wake.clear()
+                told = told_record(id, await bell.wait(_patience(id, timeout, deadline)))
+                if told is not None and told.is_whole and told.may_follow(record):
+                    return told
 
     def cancel(self, id: str) -> Cancellation:
         """Cancel a task, wherever it is."""
@@ -91,6 +91,50 @@ class Results:
     def _cancel(self, id: str) -> Call[list[Cancellation]]:
         queue, key = split_id(id)
         return produce.cancel(keys.base(self._settings.namespace, queue), (key,), self._settings.record_ttl)
+
+
+class _ThreadBell:
+    """Wakes a thread that waits, with what it is told."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._told = b""
+
+    def ring(self, told: bytes) -> None:
+        self._told = told
+        self._event.set()
+
+    def wait(self, seconds: float) -> bytes:
+        """What it was told; nothing if that was nothing, or the time is over."""
+        self._event.wait(seconds)
+        self._event.clear()
+        told, self._told = self._told, b""
+        return told
+
+
+class _LoopBell:
+    """The same for a coroutine; rung from another thread, too."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._event = asyncio.Event()
+        self._told = b""
+
+    def ring(self, told: bytes) -> None:
+        self._told = told
+        with suppress(RuntimeError):  # the loop is closed by now
+            self._loop.call_soon_threadsafe(self._event.set)
+
+    async def wait(self, seconds: float) -> bytes:
+        """As `_ThreadBell.wait`."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
+        except TimeoutError:
+            pass
+        self._event.clear()
+        told, self._told = self._told, b""
+        return told
 
 
 def split_id(id: str) -> tuple[str, str]:

@@ -85,6 +85,12 @@ class Queue:
     def admit(self, consumer: str, *entries: tuple[str, str]) -> Batch:
         return self.run(consume.admit(self.base, self.name, consumer, entries, TTL))
 
+    def arrived(self, consumer: str, since: int = 0) -> Batch:
+        """What the script that goes with a blocking read has found after it."""
+        base, batch = self.run(consume.arrived({self.base: self.name}, consumer, since, TTL))
+        assert base == (self.base if batch.now else "")
+        return batch
+
     def orphans(self, consumer: str, running: Sequence[str] = (), limit: int = 100, priority: str = "default") -> Batch:
         return self.run(consume.orphans(self.base, self.name, consumer, priority, running, limit, TTL))
 
@@ -245,13 +251,17 @@ class Heard:
         self._channel = channel
 
     def take(self) -> list[str]:
-        """All that was published until now: a marker of our own ends them."""
+        """All that was published until now: a marker of our own ends them. Without what comes after a first line."""
+        return [message.partition(b"\n")[0].decode() for message in self.take_whole()]
+
+    def take_whole(self) -> list[bytes]:
+        """All of it."""
         self._raw.publish(self._channel, "marker")
-        messages: list[str] = []
+        messages: list[bytes] = []
         while (message := self._pubsub.get_message(timeout=5)) is not None:
             if message["data"] == b"marker":
                 return messages
-            messages.append(message["data"].decode())
+            messages.append(message["data"])
         raise AssertionError("the marker did not come")
 
 

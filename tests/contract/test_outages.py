@@ -72,7 +72,7 @@ def test_nothing_listens_at_the_default_url() -> None:
 def test_the_thread_that_waits_for_results_ends_also_while_nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("penstock.streams.listener.LINGER", 0.2)
     listener = Listener(connector(f"redis://127.0.0.1:{free_port()}"), "t")
-    with listener.waiting("q:k", lambda: None):
+    with listener.waiting("q:k", lambda told: None):
         thread = listener._thread
         assert thread is not None and thread.is_alive()
     thread.join(10)

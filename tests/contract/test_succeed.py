@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from penstock.streams import keys, settle
-from penstock.streams.record import NIL, State
+from penstock.streams import keys, produce, settle
+from penstock.streams.record import NIL, State, told_record
 from penstock.streams.settle import Settled
 from tests.contract.helpers import FAILURE, NAME, RESULT_TTL, WINDOW, Queue, close_to
 
@@ -160,6 +160,45 @@ def test_who_waits_is_told(q: Queue) -> None:
         q.succeed("a", told, silent)
         q.succeed("a", told, silent)
         assert first.take() == ["q:told"] and second.take() == ["q:told"]
+
+
+@pytest.mark.parametrize("value", [b"\x2a", NIL, b"x" * 64, LONG])
+def test_who_waits_is_told_the_record(q: Queue, value: bytes) -> None:
+    """As it can be read; only what is stored beside it is not there."""
+    delivery = q.start_one("a:b")
+    before = q.read("a:b", "me")
+    with q.listening(keys.listener_channel(q.namespace, "me")) as heard:
+        q.succeed("a", delivery, value=value)
+        (message,) = heard.take_whole()
+    id, _, told = message.partition(b"\n")
+    record, read = told_record("q:a:b", told), q.read("a:b")
+    assert id == b"q:a:b" and record is not None and read is not None and before is not None
+    assert record.info() == read.info() and record.may_follow(before) and record.is_whole is (value != LONG)
+    assert record.value == (None if value == LONG else value) and read.value == value
+
+
+def test_what_is_told_of_a_failure_is_not_all(q: Queue) -> None:
+    delivery = q.start_one()
+    q.read("k", "me")
+    with q.listening(keys.listener_channel(q.namespace, "me")) as heard:
+        q.bury("a", delivery)
+        (message,) = heard.take_whole()
+    record = told_record("q:k", message.partition(b"\n")[2])
+    assert record is not None and record.state is State.FAILED and not record.is_whole
+
+
+def test_what_was_told_before_a_redrive_is_no_answer_after_it(q: Queue) -> None:
+    """Messages may come late: this one ends a task that is now on its way again."""
+    q.bury("a", q.start_one())
+    dead = q.read("k")
+    q.run(produce.redrive(q.base))
+    again = q.read("k")
+    assert dead is not None and again is not None
+    assert not dead.may_follow(again)
+    (delivery,) = q.fetch().deliveries
+    q.succeed("a", delivery)
+    ended = q.read("k")
+    assert ended is not None and ended.may_follow(again)
 
 
 def test_nobody_is_told_by_a_late_one(q: Queue) -> None:

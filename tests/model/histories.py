@@ -132,6 +132,11 @@ class Histories(RuleBasedStateMachine):
     def admit(self, worker: str, fault: Fault) -> None:
         self.world.admit(worker, fault)
 
+    @some(lambda world: world.read)
+    @rule(worker=chosen(lambda world: sorted(world.read)))
+    def arrive(self, worker: str) -> None:
+        self.world.arrive(worker)
+
     @some(lambda world: world.owners())
     @rule(worker=chosen(lambda world: world.owners()), limit=st.sampled_from([5, 1]), fault=faults)
     def orphans(self, worker: str, limit: int, fault: Fault) -> None:

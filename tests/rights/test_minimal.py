@@ -82,13 +82,16 @@ async def works(part: Part) -> None:
     try:
         await part.run(fetch())  # makes the groups
         q.send("a", "b", "c", "d", "e", "long")
-        arrivals = await reader.read([(base, "default")])
+        arrivals, _ = await reader.read([(base, "default")])
         assert arrivals is not None and len(arrivals) == 1
         await part.run(consume.admit(base, q.name, me, [(p, entry) for _, p, entry in arrivals], TTL))
-        reading = asyncio.ensure_future(reader.read([(base, "high")]))
+        reading: Any = asyncio.ensure_future(reader.read([(base, "high")]))
         await asyncio.wait([reading], timeout=0.05)  # until the read is under way: UNBLOCK is what is tried
         await reader.unblock()
-        assert await reading is None
+        assert await reading == (None, None)
+        q.send("f")
+        _, started = await reader.read([(base, "default")], consume.arrived({base: q.name}, me, 0, TTL))
+        assert started is not None and "b" in [d.key for d in started[1].deliveries]
     finally:
         await reader.aclose()
     await part.run(fetch(), consume.orphans(base, q.name, me, "default", [], 100, TTL))

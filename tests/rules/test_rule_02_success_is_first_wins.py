@@ -145,13 +145,13 @@ async def test_drop_needs_ownership(app: App, seen: Seen, q: Queue, monkeypatch:
     """A blocking read brings what has expired, and before it is looked at somebody else has taken it over."""
     read = Reader.read
 
-    async def robbed(self: Reader, streams: Any) -> list[Arrival] | None:
-        arrivals = await read(self, streams)
+    async def robbed(self: Reader, streams: Any, then: Any) -> tuple[list[Arrival] | None, Any]:
+        arrivals, started = await read(self, streams, then)
         for _, priority, entry in arrivals or ():
             q.claim("somebody-else", priority, entry)
             q.raw.hset(q.record_key(q.entries()[entry]), "x", 1)  # it has expired
             taken.append(entry)
-        return arrivals
+        return arrivals, started
 
     monkeypatch.setattr(Reader, "read", robbed)
     taken: list[str] = []

@@ -77,12 +77,12 @@ class Way:
         go = asyncio.Event()
         read = Reader.read
 
-        async def held(reader: Reader, streams: Any) -> list[Arrival] | None:
-            arrivals = await read(reader, streams)
+        async def held(reader: Reader, streams: Any, then: Any) -> tuple[list[Arrival] | None, Any]:
+            arrivals, started = await read(reader, streams, then)
             if arrivals and not brought:
                 brought.extend(arrivals)
                 await go.wait()
-            return arrivals
+            return arrivals, started
 
         self._monkeypatch.setattr(Reader, "read", held)
         async with self.app.running():

@@ -140,10 +140,10 @@ async def test_what_was_over_read_is_released_at_once(
     read = Reader.read
     sent: list[Any] = []
 
-    async def read_all_three(reader: Reader, streams: Any) -> list[Arrival] | None:
+    async def read_all_three(reader: Reader, streams: Any, then: Any) -> tuple[list[Arrival] | None, Any]:
         if not sent:
             sent.extend([await work.options(priority=p).adelay() for p in PRIORITIES])  # type: ignore[arg-type]
-        return await read(reader, streams)
+        return await read(reader, streams, then)
 
     monkeypatch.setattr(Reader, "read", read_all_three)
     go = asyncio.Event()

@@ -123,7 +123,48 @@ async def test_every_ending_wakes_who_waits(app: App, make_app: MakeApp, seen: S
             with pytest.raises(ends):
                 await waiting
         told = [r.args for r in monitor.ran("PUBLISH") if r.args[0].startswith(f"{{{q.namespace}}}:l:")]
-    assert told == [[keys.listener_channel(q.namespace, waits._listener.name), handle.id]]
+    assert [args[0] for args in told] == [keys.listener_channel(q.namespace, waits._listener.name)]
+    assert told[0][1].startswith(handle.id + "\\n")
+
+
+@pytest.mark.usefixtures("no_looks")
+@pytest.mark.parametrize("way", WAYS)
+async def test_who_is_told_the_result_does_not_read_it(make_app: MakeApp, q: Queue, raw: redis.Redis, way: str) -> None:
+    app = make_app("waits")
+
+    async def reads(key: str, looks: int) -> int:
+        handle = await app.task_named("t", id=key).adelay()
+        (delivery,) = q.fetch("a").deliveries
+        with Monitor(raw) as monitor:
+            waiting = WAYS[way](handle)
+            await await_until(lambda: waiter_of(q, key) and is_heard(q, app) and len(monitor.ran("read")) == looks)
+            q.succeed("a", delivery)
+            assert await waiting == 1
+            return len(monitor.ran("read"))
+
+    assert await reads("first", LOOKS) == LOOKS
+    # The listener is there: nobody looks before he leaves word, and there is no new subscription.
+    assert await reads("second", 1) == 1
+
+
+@pytest.mark.parametrize(
+    "message", ["", "\n", "\nx", "\n\0\0\0\1s\0\0\0\1?", "\n\xff\xff\xff\xff", "\n\0\0\0\1s\0\0\0\1c"]
+)
+@pytest.mark.parametrize("way", WAYS)
+async def test_what_is_told_wrongly_is_not_believed(make_app: MakeApp, q: Queue, way: str, message: str) -> None:
+    """No record of ours, or one of another life of the task: who waits looks again, and goes on waiting."""
+    app = make_app("waits")
+    handle = await app.task_named("t", id="k").adelay()
+    (delivery,) = q.fetch("a").deliveries
+    waiting = WAYS[way](handle)
+    await await_until(lambda: waiter_of(q, "k") and is_heard(q, app))
+    channel = keys.listener_channel(q.namespace, app._listener.name)
+    q.raw.publish(channel, handle.id.encode() + message.encode("latin-1"))
+    with Monitor(q.raw) as monitor:
+        await await_until(lambda: monitor.ran("read"))
+    assert not waiting.done()
+    q.succeed("a", delivery)
+    assert await waiting == 1
 
 
 def is_heard(q: Queue, app: App) -> bool:

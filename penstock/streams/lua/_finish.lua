@@ -4,15 +4,19 @@ local function waiting_for(record)
 end
 
 -- Every terminal transition ends here: state, time, the record's TTL, extra fields; then whoever waits
--- is told. PUBLISH is last and in pcall, because an ACL may forbid the channel.
+-- is told, and what there is to read in the record, so that nobody needs to ask. PUBLISH is last and in pcall, because an
+-- ACL may forbid the channel.
 local function finish(record, waiting, state, time, ttl, ...)
   call('HSET', record, 's', state, 'f', time, ...)
   call('PEXPIRE', record, ttl)
   if waiting then
     local namespace, queue = base:match('^{([^:]+):(.+)}$')
-    local key = record:sub(#RECORD + 1)
-    for listener in waiting:gmatch('%S+') do
-      redis.pcall('PUBLISH', '{' .. namespace .. '}:l:' .. listener, queue .. ':' .. key)
+    local told = { queue, ':', record:sub(#RECORD + 1), '\n' }
+    for _, text in ipairs(call('HGETALL', record)) do
+      told[#told + 1] = struct.pack('>I4', #text)
+      told[#told + 1] = text
     end
+    told = table.concat(told)
+    for listener in waiting:gmatch('%S+') do redis.pcall('PUBLISH', '{' .. namespace .. '}:l:' .. listener, told) end
   end
 end
