@@ -100,6 +100,21 @@ def test_a_reclaim_that_overtakes_a_blocking_read_is_one_start(world: World, pau
     world.drain()
 
 
+def test_a_late_settle_is_late_also_when_its_worker_runs_the_task_again(world: World) -> None:
+    """It was answered as if it had parked what another worker has: both were asked for by the name of who runs it."""
+    world.send([Send("a", "mail", "default", b"mail 1")], 0, Fault.NONE)
+    world.fetch("c2.1", 1, Fault.NONE)
+    world.advance(LEASE)
+    world.reclaim("c1.1", 5, 20_000, Fault.NONE)
+    robbed, heir = sorted(world.running, key=lambda attempt: attempt.consumer, reverse=True)
+    world.park(robbed, 0, "unknown", Fault.NONE)
+    world.park(heir, 0, "retried", Fault.NONE)
+    world.fetch("c2.1", 1, Fault.NONE)
+    world.resend(world.settles[0])
+    world.compare()
+    world.drain()
+
+
 def test_a_copy_that_is_put_back_keeps_its_priority(world: World) -> None:
     """Its record had gone, and the new one did not say in which stream the entry is: so it could not be cancelled."""
     world.send([Send("a", "mail", "high", b"mail 1")], 0, Fault.NONE)

@@ -57,6 +57,8 @@ local function admit(priority, entry, key, message, now, me)
   if paused then return put_back(priority, entry, key, message) end
   call('HSET', record, 's', 'r', 'w', me, 'b', from_entry(entry, now))
   if r[7] or deliveries > 0 then call('HSET', record, 'd', deliveries + 1) end
+  -- A resend of what has parked it is known by 'z' and 'w', and 'w' is another one now.
+  if r[10] and r[8] ~= me then call('HSET', record, 'z', '-') end
   if not state then call('HSET', record, 'e', entry, 'p', priority) end
   return retries, deliveries + 1, since
 end
