@@ -3,7 +3,7 @@
 #   PYTHON   the Python that makes the virtual environment (3.11 or later)
 #   VENV     where it is kept
 #   ARGS     more arguments for pytest:  make test ARGS="-k retry -x"
-#   JOBS     test processes; auto: one for each core
+#   JOBS     test processes; three for two cores, since tests wait as much as they compute
 #   FUZZ     seconds of fuzzing, for all targets together
 #   STORM    arguments of the storm:  make chaos STORM="--tasks 1000000 --seconds 1800 --report storm.md"
 #   PEERS    what is measured beside penstock:  make bench PEERS=all, or PEERS=streaq,taskiq
@@ -14,7 +14,7 @@
 SHELL := /bin/sh
 PYTHON ?= python3
 VENV ?= .venv
-JOBS ?= auto
+JOBS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) * 3 // 2)' 2>/dev/null || echo auto)
 ARGS ?=
 FUZZ ?= 60
 STORM ?=
