@@ -14,11 +14,22 @@ from penstock.streams.calls import Call
 from penstock.streams.consume import Batch
 from penstock.streams.reader import Arrival, Reader
 
+#: Seconds for which a reply may have been on its way and still starts what it brings. Meanwhile the task may be
+#: cancelled, and nobody is there to hear of it.
+FRESH = 0.1
 #: Seconds after the last entry for which reads have the script with them. An idle worker's go alone: they shall cost
 #: the server next to nothing.
 LIVELY = 5.0
 #: Most queues of a read that has it with it: it looks at all their streams once more.
 MOST_QUEUES = 20
+
+
+def clock() -> float:
+    """Seconds that pass while this machine is suspended, too, where its system can tell (Linux)."""
+    return time.clock_gettime(_CLOCK)
+
+
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Arrivals:
@@ -31,13 +42,13 @@ class Arrivals:
     def __init__(self, state: WorkerState, take: Callable[[str, Batch], object]) -> None:
         self._state = state
         self._take = take
-        #: When the last entry came, monotonic.
+        #: When the last entry came (`clock`).
         self._came_at = -math.inf
-        #: base -> the server's time (ms) at its last fetch, and ours (monotonic, s) when that was sent.
+        #: base -> the server's time (ms) at its last fetch, and ours (`clock`) when that was sent.
         self._fetched: dict[str, tuple[int, float]] = {}
 
     def fetched(self, base: str, batch: Batch, sent_at: float) -> None:
-        """A fetch that was sent at `sent_at` (monotonic) has brought `batch`."""
+        """A fetch that was sent at `sent_at` (`clock`) has brought `batch`."""
         self._fetched[base] = batch.now, sent_at
         if batch.read:
             self._came_at = sent_at
@@ -49,7 +60,7 @@ class Arrivals:
         arrivals, started = await reader.read(streams, self._start(bases, last))
         if arrivals is None:
             return frozenset()
-        self._came_at = time.monotonic()
+        self._came_at = clock()
         started_here: set[Arrival] = set()
         if started is not None and self._is_fresh(started[1], last):
             started_here = self._take_started(*started, frozenset(arrivals))
@@ -58,17 +69,19 @@ class Arrivals:
 
     def _start(self, bases: Sequence[str], last: tuple[int, float]) -> Call[tuple[str, Batch]] | None:
         """What goes with the read."""
-        if time.monotonic() > self._came_at + LIVELY or len(bases) > MOST_QUEUES:
+        # Also after a fetch of one of these queues: what they had before it is not new.
+        if clock() > min(self._came_at, last[1]) + LIVELY or len(bases) > MOST_QUEUES:
             return None
         state = self._state
         queues = {base: state.queues[base] for base in bases}
-        return consume.arrived(queues, state.consumer, last[0], state.settings.record_ttl)
+        return consume.arrived(queues, state.consumer, last[0], state.settings.lease / 3, state.settings.record_ttl)
 
     def _is_fresh(self, batch: Batch, last: tuple[int, float]) -> bool:
-        """False if the lease may have run out since the server has made this reply: this process may have been stopped.
-        Then no more has passed than has by our clock since the last fetch, less what had by the server's until then."""
-        age = time.monotonic() - last[1] - (batch.now - last[0]) / 1000
-        return age < self._state.settings.lease / 3
+        """False if this reply may be old: this process may have been stopped since, or its loop blocked, and others may
+        have taken over. Its age is at most what has passed since the last fetch was sent, by our clock, less what
+        the server's says had passed from that until it made this reply."""
+        age = clock() - last[1] - (batch.now - last[0]) / 1000
+        return -FRESH < age < min(FRESH, self._state.settings.lease / 3)
 
     def _take_started(self, base: str, batch: Batch, arrivals: AbstractSet[Arrival]) -> set[Arrival]:
         """Take those of the `arrivals` that the script has admitted. Not what else it has found: that may run here, or
@@ -82,7 +95,8 @@ class Arrivals:
         state = self._state
         entries: dict[str, list[tuple[str, str]]] = {}
         for base, priority, entry in arrivals:
-            entries.setdefault(base, []).append((priority, entry))
+            if not state.in_flight.holds((base, priority, entry)):  # else a sweep of our own was quicker
+                entries.setdefault(base, []).append((priority, entry))
         for base, found in entries.items():
             queue = state.queues[base]
             call = consume.admit(base, queue, state.consumer, found, state.settings.record_ttl)

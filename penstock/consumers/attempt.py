@@ -107,7 +107,11 @@ class InFlight:
         return len(self._attempts)
 
     def __contains__(self, delivery: Delivery) -> bool:
-        return delivery.place in self._attempts
+        return self.holds(delivery.place)
+
+    def holds(self, place: tuple[str, str, str]) -> bool:
+        """True if the entry with this (base, priority, id) is in flight."""
+        return place in self._attempts
 
     def add(self, attempt: Attempt) -> None:
         self._attempts[attempt.delivery.place] = attempt

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
-from penstock.consumers.arrivals import Arrivals
+from penstock.consumers.arrivals import Arrivals, clock
 from penstock.consumers.duty import QUEUE_FAULTS, Bell
 from penstock.consumers.intake import Intake
 from penstock.consumers.state import LEAVE_OUT, WorkerState
@@ -146,7 +146,7 @@ class Fetcher:
                 continue
             quotas = self._weights[base].plan(budget)
             call = consume.fetch(base, queue, state.consumer, budget, quotas, state.settings.record_ttl)
-            sent_at = time.monotonic()
+            sent_at = clock()
             try:
                 with state.slots.asking(queue, budget):
                     batch = await state.client.run(call)

@@ -97,10 +97,11 @@ def admit(base: str, queue: str, consumer: str, entries: Iterable[tuple[str, str
     return Call(_ADMIT, keys.routed(base), args, lambda r: _batch(base, queue, r))
 
 
-def arrived(queues: Mapping[str, str], consumer: str, since: int, ttl: float) -> Call[tuple[str, Batch]]:
+def arrived(queues: Mapping[str, str], consumer: str, since: int, age: float, ttl: float) -> Call[tuple[str, Batch]]:
     """Start what a blocking read on all `queues` (base: queue) has brought, which was sent just before in the same
     request: base and deliveries. Some may be known, and what the read has brought may be missing. `since` is the
-    server's time (ms) from which on entries may be new."""
+    server's time (ms) from which on entries may be new, `age` for how long (s) it may have had them: less than a lease.
+    """
 
     def read(r: list[object]) -> tuple[str, Batch]:
         if not r:
@@ -109,7 +110,7 @@ def arrived(queues: Mapping[str, str], consumer: str, since: int, ttl: float) ->
         return base, _batch(base, queues[base], r)
 
     _, beside = keys.routed(next(iter(queues)))
-    return Call(_ARRIVED, (*queues, beside), (consumer, ms(ttl), since), read)
+    return Call(_ARRIVED, (*queues, beside), (consumer, ms(ttl), since, ms(age)), read)
 
 
 def orphans(

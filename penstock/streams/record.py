@@ -105,11 +105,8 @@ class Record:
         return self.state.finished and self.state is not State.FAILED and self._fields.get(b"v", NIL) != b""
 
     def may_follow(self, other: Record) -> bool:
-        """True if this may be what became of `other`: the task was not sent again in between, as a dead letter."""
-        return self._life() == other._life()
-
-    def _life(self) -> tuple[object, ...]:
-        return self._sent_at(), self._fields.get(b"i")
+        """True if this may be what became of `other`: its id was not used again in between, for a new task."""
+        return self._sent_at() == other._sent_at()
 
     def _sent_at(self) -> bytes:
         # Left out while the record's entry is the first one: its id begins with the time.

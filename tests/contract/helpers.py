@@ -87,7 +87,7 @@ class Queue:
 
     def arrived(self, consumer: str, since: int = 0) -> Batch:
         """What the script that goes with a blocking read has found after it."""
-        base, batch = self.run(consume.arrived({self.base: self.name}, consumer, since, TTL))
+        base, batch = self.run(consume.arrived({self.base: self.name}, consumer, since, LEASE / 3, TTL))
         assert base == (self.base if batch.now else "")
         return batch
 

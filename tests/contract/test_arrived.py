@@ -86,18 +86,47 @@ def test_what_runs_already_is_one_start(grouped: Queue) -> None:
     assert [d.deliveries for d in batch.deliveries] == [1, 1]
 
 
-def test_cancelled_and_expired_ones_end(grouped: Queue) -> None:
+def test_a_cancelled_one_ends(grouped: Queue) -> None:
     q = grouped
-    q.send("cancelled")
-    q.send("expired", expires="1")
-    q.read_blocking("a", count=2)
-    assert q.cancel("cancelled")[0].requested
+    q.send("k")
+    q.read_blocking("a")
+    assert q.cancel("k")[0].requested
     batch = q.arrived("a")
-    assert (batch.read, batch.deliveries) == (2, [])
-    for key, state in (("cancelled", State.CANCELLED), ("expired", State.EXPIRED)):
-        assert q.read(key).state is state  # type: ignore[union-attr]
-        assert close_to(q.ttl(q.record_key(key)), TTL)
-    assert q.is_empty() and q.counters() == {"cancelled": 1, "expired": 1}
+    assert (batch.read, batch.deliveries) == (1, [])
+    assert q.read("k").state is State.CANCELLED and close_to(q.ttl(q.record_key("k")), TTL)  # type: ignore[union-attr]
+    assert q.is_empty() and q.counters() == {"cancelled": 1}
+
+
+def test_one_that_is_cancelled_before_the_reply_is_looked_at_ends_when_it_is_asked_for_once_more(
+    grouped: Queue,
+) -> None:
+    q = grouped
+    q.send("k")
+    entries = q.read_blocking("a")
+    assert keys_of(q.arrived("a")) == ["k"] and q.cancel("k")[0].requested
+    batch = q.admit("a", *entries)
+    assert (batch.read, batch.deliveries) == (1, [])
+    assert q.read("k").state is State.CANCELLED and q.is_empty()  # type: ignore[union-attr]
+    assert q.counters() == {"cancelled": 1}
+
+
+def test_one_that_may_expire_is_left_to_admit(grouped: Queue) -> None:
+    """To be started would end that, and the worker may not be there to run it."""
+    q = grouped
+    q.send("k", expires="+60000")
+    entries = q.read_blocking("a")
+    before = q.state()
+    assert (q.arrived("a").read, q.state()) == (0, before)
+    assert keys_of(q.admit("a", *entries)) == ["k"]
+
+
+def test_a_suspect_that_a_sweep_holds_back_stays_where_it_is(grouped: Queue) -> None:
+    q = grouped
+    heir = q.crash(q.start_one("held"), "b")
+    q.age(heir, consumer="b")
+    assert q.reclaim("a", suspects=0).held == 1
+    before = q.record("held")
+    assert q.arrived("a").deliveries == [] and q.record("held") == before
 
 
 def test_an_entry_of_a_paused_queue_goes_back(grouped: Queue) -> None:
@@ -120,21 +149,21 @@ def test_work_starts_although_memory_is_full(grouped: Queue) -> None:
     assert (keys_of(batch), batch.problem) == (["k"], "")
 
 
-def test_a_record_of_another_type_stays_pending_and_its_neighbours_start(grouped: Queue) -> None:
+def test_a_record_of_another_type_is_left_to_admit_and_its_neighbours_start(grouped: Queue) -> None:
     q = grouped
     q.send("a", "bad", "c")
-    q.read_blocking("w", count=3)
+    entries = q.read_blocking("w", count=3)
     q.break_record("bad")
     batch = q.arrived("w")
-    assert (keys_of(batch), batch.read) == (["a", "c"], 3) and "bad" in batch.problem
-    assert len(q.pending()) == 3
+    assert (keys_of(batch), batch.read, batch.problem) == (["a", "c"], 2, "")
+    assert "bad" in q.admit("w", entries[1]).problem and len(q.pending()) == 3
     q.raw.delete(q.record_key("bad"))
 
 
 @pytest.mark.anyio
 async def test_it_runs_as_soon_as_the_read_has_ended(grouped: Queue, reader: Reader) -> None:
     """Both go in one request; what the wait has brought is started in the same reply, on every server."""
-    q, then = grouped, consume.arrived({grouped.base: grouped.name}, "a", grouped.now(), TTL)
+    q, then = grouped, consume.arrived({grouped.base: grouped.name}, "a", grouped.now(), 20, TTL)
     for key in ("first", "second"):  # by its text, and by its SHA
         reading = asyncio.ensure_future(reader.read([(q.base, "default"), (q.base, "low")], then))
         await await_until(lambda: reader._reading and blocked(q.raw))
@@ -148,7 +177,7 @@ async def test_it_runs_as_soon_as_the_read_has_ended(grouped: Queue, reader: Rea
 
 @pytest.mark.anyio
 async def test_a_script_that_the_server_has_forgotten_goes_with_the_next_read(grouped: Queue, reader: Reader) -> None:
-    q, then = grouped, consume.arrived({grouped.base: grouped.name}, "a", 0, TTL)
+    q, then = grouped, consume.arrived({grouped.base: grouped.name}, "a", 0, 20, TTL)
     answered = []
     for n in range(3):
         q.send(f"k{n}")
@@ -162,7 +191,7 @@ async def test_a_script_that_the_server_has_forgotten_goes_with_the_next_read(gr
 @pytest.mark.anyio
 async def test_an_error_of_the_read_is_told_and_the_connection_stays(grouped: Queue, reader: Reader) -> None:
     """Two replies come, whatever the first is: one that nobody reads would be taken for that of the next read."""
-    q, then = grouped, consume.arrived({grouped.base: grouped.name}, "a", 0, TTL)
+    q, then = grouped, consume.arrived({grouped.base: grouped.name}, "a", 0, 20, TTL)
     q.raw.xgroup_destroy(q.stream(), keys.GROUP)
     assert await reader.read([(q.base, "default")], then) == ([], None)
     q.fetch()
@@ -179,7 +208,7 @@ async def test_of_several_queues_it_starts_what_came_in_one(
         pytest.skip("a read is of one queue there")
     q, other = grouped, grouped.sibling("other")
     other.fetch()
-    then = consume.arrived({q.base: q.name, other.base: other.name}, "a", 0, TTL)
+    then = consume.arrived({q.base: q.name, other.base: other.name}, "a", 0, 20, TTL)
     other.send("k")
     arrivals, started = await reader.read([(q.base, "default"), (other.base, "default")], then)
     assert arrivals is not None and started is not None

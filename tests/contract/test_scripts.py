@@ -32,7 +32,7 @@ def calls(q: Queue) -> dict[str, Call[Any]]:
         produce.pause(base, False),
         consume.fetch(base, name, "a", 1, QUOTAS, 1),
         consume.admit(base, name, "a", [("default", "1-1")], 1),
-        consume.arrived({base: name}, "a", 0, 1),
+        consume.arrived({base: name}, "a", 0, 1, 1),
         consume.orphans(base, name, "a", "default", [], 1, 1),
         consume.renew(base, "a", [("default", "1-1", b"gone")]),
         consume.reclaim(base, name, "a", Sweep("default", 1, "0-0", 1, 1), 1),

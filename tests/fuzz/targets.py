@@ -271,7 +271,7 @@ def _deliveries(feed: Feed) -> None:
     head = [NOW, len(flat) // 7, flat, feed.chunk()]
     batch = consume.fetch(BASE, QUEUE, "w", 1, [], 1.0).read(head)
     consume.admit(BASE, QUEUE, "w", [], 1.0).read(head)
-    consume.arrived({BASE: QUEUE}, "w", 0, 1.0).read(feed.pick(([], [*head, BASE.encode()])))
+    consume.arrived({BASE: QUEUE}, "w", 0, 1.0, 1.0).read(feed.pick(([], [*head, BASE.encode()])))
     sweep = consume.Sweep("high", 1.0, "0-0", 1, 1)
     consume.reclaim(BASE, QUEUE, "w", sweep, 1.0).read([*head, b"0-0", feed.number()])
     for delivery in batch.deliveries:

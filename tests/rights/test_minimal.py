@@ -90,7 +90,7 @@ async def works(part: Part) -> None:
         await reader.unblock()
         assert await reading == (None, None)
         q.send("f")
-        _, started = await reader.read([(base, "default")], consume.arrived({base: q.name}, me, 0, TTL))
+        _, started = await reader.read([(base, "default")], consume.arrived({base: q.name}, me, 0, 20, TTL))
         assert started is not None and "b" in [d.key for d in started[1].deliveries]
     finally:
         await reader.aclose()

@@ -133,9 +133,9 @@ def holding(server: Server, script: str) -> Iterator[tuple[str, Hold]]:
 
 
 @contextmanager
-def mute(raw: redis.Redis, server: Server, namespace: str) -> Iterator[str]:
-    """The URL of a user who may do everything but publish and subscribe."""
-    raw.execute_command("ACL", "SETUSER", namespace, "on", ">pw", "~*", "+@all", "resetchannels")
+def mute(raw: redis.Redis, server: Server, namespace: str, but: str = "") -> Iterator[str]:
+    """The URL of a user who may do everything but publish and subscribe, and what `but` says."""
+    raw.execute_command("ACL", "SETUSER", namespace, "on", ">pw", "~*", "+@all", "resetchannels", *but.split())
     try:
         yield server.url_for(f"{namespace}:pw@")
     finally:

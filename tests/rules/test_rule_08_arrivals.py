@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 import redis
 
-from penstock import App
+from penstock import App, TaskCancelled
+from penstock.consumers.arrivals import FRESH
 from penstock.events import Started, Succeeded
 from penstock.streams import consume
 from penstock.streams.calls import Call
 from penstock.streams.consume import Batch
 from penstock.streams.reader import Arrival, Reader
 from tests.contract.helpers import Queue
-from tests.integration.support import Seen, WorkerProcess, share
+from tests.integration.support import PATIENCE, Seen, WorkerProcess, share
 from tests.rules.support import Monitor, blocked
 from tests.servers import await_until
 
@@ -42,7 +43,10 @@ async def _one_by_one(app: App, raw: redis.Redis, count: int) -> list[str]:
         return [ran.verb for ran in monitor.ran("admit", "arrived")]
 
 
-async def test_while_tasks_come_each_is_admitted_with_its_read(app: App, raw: redis.Redis) -> None:
+async def test_while_tasks_come_each_is_admitted_with_its_read(
+    app: App, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.consumers.arrivals.FRESH", PATIENCE)
     asked = await _one_by_one(app, raw, 5)
     # The first comes to an idle worker. Then the script goes with each read: first as text, and with one that is ended.
     assert asked == ["admit", *["arrived"] * 4]
@@ -85,8 +89,8 @@ async def test_what_else_the_script_has_found_is_not_run_again(
     arrived, read = consume.arrived, Reader.read
     end, brought, go = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
-    def from_the_beginning(queues: Any, consumer: str, since: int, ttl: float) -> Call[tuple[str, Batch]]:
-        return arrived(queues, consumer, 0, ttl)
+    def from_the_beginning(queues: Any, consumer: str, since: int, *rest: float) -> Call[tuple[str, Batch]]:
+        return arrived(queues, consumer, 0, *rest)
 
     async def held(reader: Reader, streams: Any, then: Any) -> tuple[list[Arrival] | None, Any]:
         found = await read(reader, streams, then)
@@ -95,6 +99,7 @@ async def test_what_else_the_script_has_found_is_not_run_again(
             await go.wait()
         return found
 
+    monkeypatch.setattr("penstock.consumers.arrivals.FRESH", PATIENCE)
     monkeypatch.setattr(consume, "arrived", from_the_beginning)
     monkeypatch.setattr(Reader, "read", held)
 
@@ -119,21 +124,25 @@ async def test_what_else_the_script_has_found_is_not_run_again(
     assert [event.name for event in seen.of(Started)] == [slow.name, quick.name]
 
 
-async def test_what_ends_before_its_start_does_not_start(app: App, seen: Seen, q: Queue, raw: redis.Redis) -> None:
-    """Expired and cancelled ones end in the read's own round trip, too."""
-
-    @app.task
-    async def work(n: int) -> int:
-        return n
-
-    async with app.running():
-        await await_until(lambda: blocked(raw))
-        await (await work.adelay(0)).aget(20)
-        await await_until(lambda: blocked(raw))
-        q.send("late", expires="1")
-        await await_until(lambda: q.record("late")["s"] == "e")
-        assert await (await work.adelay(1)).aget(20) == 1
-    assert len(seen.of(Started)) == 2 and q.counters()["expired"] == 1
+async def test_one_that_is_cancelled_before_its_reply_is_looked_at_does_not_run(
+    app: App, seen: Seen, start_worker: Callable[..., WorkerProcess], q: Queue, tmp_path: Path
+) -> None:
+    """The worker is stopped meanwhile, and hears of it before it knows the task."""
+    shared = share(app)
+    log = tmp_path / "log"
+    worker = start_worker(lease=60.0)
+    await (await shared.note.adelay(str(log))).aget(20)
+    await await_until(lambda: blocked(q.raw))
+    os.kill(worker.process.pid, signal.SIGSTOP)
+    handle = await shared.note.adelay(str(log))
+    sent = q.now()
+    assert q.record(handle.id.partition(":")[2])["s"] == "r" and await handle.acancel()
+    await await_until(lambda: q.now() > sent + 1000 * FRESH)
+    os.kill(worker.process.pid, signal.SIGCONT)
+    with pytest.raises(TaskCancelled):
+        await handle.aget(20)
+    await (await shared.note.adelay(str(log))).aget(20)
+    assert worker.stop() == 0 and f"start {handle.id}" not in log.read_text()
 
 
 @pytest.mark.parametrize("ends", [True, False])

@@ -194,12 +194,13 @@ async def test_nobody_is_told_what_nobody_waits_for(app: App, seen: Seen, raw: r
 # "(last, in pcall: ACL)"
 
 
+@pytest.mark.parametrize("but", ["", "-hgetall"])
 async def test_a_worker_that_may_not_publish_settles_all_the_same(
-    make_app: MakeApp, server: Server, raw: redis.Redis, q: Queue
+    make_app: MakeApp, server: Server, raw: redis.Redis, q: Queue, but: str
 ) -> None:
     """And who waits finds the result by looking."""
     go = asyncio.Event()
-    with mute(raw, server, q.namespace) as url:
+    with mute(raw, server, q.namespace, but) as url:
         worker, app = make_app("worker", url=url), make_app()
         seen = Seen(worker)
 

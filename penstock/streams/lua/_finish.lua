@@ -4,15 +4,15 @@ local function waiting_for(record)
 end
 
 -- Every terminal transition ends here: state, time, the record's TTL, extra fields; then whoever waits
--- is told, and what there is to read in the record, so that nobody needs to ask. PUBLISH is last and in pcall, because an
--- ACL may forbid the channel.
+-- is told, with the record: only what is stored beside it (a failure, a larger result) has to be read then. All that is
+-- in pcall, because an ACL may forbid it.
 local function finish(record, waiting, state, time, ttl, ...)
   call('HSET', record, 's', state, 'f', time, ...)
   call('PEXPIRE', record, ttl)
   if waiting then
     local namespace, queue = base:match('^{([^:]+):(.+)}$')
     local told = { queue, ':', record:sub(#RECORD + 1), '\n' }
-    for _, text in ipairs(call('HGETALL', record)) do
+    for _, text in ipairs(redis.pcall('HGETALL', record)) do
       told[#told + 1] = struct.pack('>I4', #text)
       told[#told + 1] = text
     end

@@ -8,6 +8,18 @@ local TTL = ARGV[2]
 -- include: finish
 -- include: admit
 local me, now, out, seen = ARGV[1], clock(), {}, 0
+
+-- One that `arrived.lua` has started in a reply that was looked at too late. (The worker asks for none that it runs.)
+-- Nobody has begun with it, so it ends here if it was cancelled since.
+local function ended_since(stream, entry, fields)
+  local key = parse(fields)
+  local r = key and redis.pcall('HMGET', RECORD .. key, 's', 'e', 'w', 'c') or {}
+  if r[1] ~= 'r' or r[2] ~= entry or r[3] ~= me or not r[4] then return false end
+  end_unstarted(RECORD .. key, 'c', 'cancelled', now)
+  drop(stream, entry)
+  return true
+end
+
 for i = 3, #ARGV, 2 do
   local stream, entry = STREAM .. ARGV[i], ARGV[i + 1]
   pass_maxmemory(stream)
@@ -15,7 +27,11 @@ for i = 3, #ARGV, 2 do
   if owns(me, stream, entry) then
     local e = call('XRANGE', stream, entry, entry)[1]
     local before = #out
-    if e then deliver(out, ARGV[i], entry, e[2], now, me) else call('XACK', stream, 'w', entry) end
+    if not e then
+      call('XACK', stream, 'w', entry)
+    elseif not ended_since(stream, entry, e[2]) then
+      deliver(out, ARGV[i], entry, e[2], now, me)
+    end
     if not paused or #out > before then seen = seen + 1 end
   end
 end

@@ -1,8 +1,10 @@
 -- Start what a blocking read has brought that was sent just before this script, in the same request: the server goes on
 -- with it as soon as it has woken the reader, so no round trip lies between (seen on Redis 6.2, 7.0 and 8.2 and on
--- Valkey 9.1). What it does not find, as others' entries lie before it, is left to `admit.lua`.
+-- Valkey 9.1). What it does not find, as others' entries lie before it, is left to `admit.lua`, and so is what may
+-- expire: a start ends that, and this one comes before anybody knows whether the worker is there to look at it.
 -- KEYS  1.. bases of the queues, all of one slot or of a server that is no Cluster; last: a name that is not used
--- ARGV  1 consumer, 2 TTL in ms of records that end here, 3 the server's time in ms from which on entries may be new
+-- ARGV  1 consumer, 2 TTL in ms of records that end here, 3 the server's time in ms from which on entries may be new,
+--       4 ms since which one that is new was delivered at most (a suspect that a reclaim holds back is older)
 -- reply {now, entries seen (without those put back, as the queue is paused),
 --        [priority, entry, key, message, retries, deliveries, since] flat, problem or '', base}; {} nothing has come
 local streams = {}
@@ -24,8 +26,9 @@ local TTL = ARGV[2]
 local me, now, out, seen = ARGV[1], clock(), {}, 0
 pass_maxmemory(stream)
 for _, mine in ipairs(ask('XPENDING', stream, 'w', ARGV[3], '+', 4, me)) do
-  local e, before = call('XRANGE', stream, mine[1], mine[1])[1], #out
-  if e then
+  local e = mine[3] < tonumber(ARGV[4]) and call('XRANGE', stream, mine[1], mine[1])[1]
+  local key, before = e and parse(e[2]), #out
+  if e and not (key and redis.pcall('HGET', RECORD .. key, 'x')) then
     deliver(out, priority, e[1], e[2], now, me)
     if not paused or #out > before then seen = seen + 1 end
   end
