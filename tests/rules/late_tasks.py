@@ -35,9 +35,11 @@ def make_tasks(folder: str) -> TaskSet:
     @tasks.task(name="keeps_the_gil_once", bind=True)
     def keeps_the_gil_once(ctx: Context) -> int:
         note(folder, "start", ctx.id)
-        if noted(folder).count(f"start {ctx.id}") == 1:
-            ctypes.PyDLL(None).sleep(2)  # work; PyDLL, unlike CDLL, does not let other threads run
-        note(folder, "end", ctx.id)
+        try:
+            if noted(folder).count(f"start {ctx.id}") == 1:
+                ctypes.PyDLL(None).sleep(2)  # work; PyDLL, unlike CDLL, does not let other threads run
+        finally:  # it may be stopped as soon as they run again
+            note(folder, "end", ctx.id)
         return os.getpid()
 
     @tasks.task(name="ends", bind=True, retry=RetryPolicy(max_retries=1, delay=0, jitter=0, never=Reject))
