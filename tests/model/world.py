@@ -119,7 +119,10 @@ class World(Bench):
         self.read.setdefault(consumer, []).extend(zip(expected, found, strict=True))
 
     def admit(self, consumer: str, fault: Fault) -> None:
-        waiting = self.read.pop(consumer)
+        # A worker asks for none that it runs, since a sweep of its own was quicker. To ask is no second start, but
+        # one that was cancelled in the meantime counts as one that nobody has begun with.
+        here = [a.entry for a in self.running if a.consumer == consumer]
+        waiting = [(e, id) for e, id in self.read.pop(consumer) if e not in here or not self._cancelled(e.key)]
         entries = [(entry.priority, id) for entry, id in waiting]
         batch = self.run(consume.admit(self.base, self.queue, consumer, entries, RECORD_TTL / 1000), fault)
         assert batch is not None
@@ -152,6 +155,9 @@ class World(Bench):
         taken, out = self.model.admit(consumer, [entry for entry, _ in found])
         self._take_in(Batch(batch.read - known, new, batch.problem), taken, out, Fault.NONE)
         self.admit(consumer, Fault.NONE)
+
+    def _cancelled(self, key: str | None) -> bool:
+        return key is not None and bool(self.raw.hexists(keys.record(self.base, key), "c"))
 
     def _may_expire(self, key: str | None) -> bool:
         return key is not None and bool(self.raw.hexists(keys.record(self.base, key), "x"))
