@@ -16,7 +16,6 @@ from penstock.errors import BrokerError
 from penstock.events import Reclaimed
 from penstock.settings import PRIORITIES
 from penstock.streams import consume
-from penstock.streams.calls import Call
 
 log = logging.getLogger("penstock.worker")
 
@@ -98,20 +97,18 @@ class Reclaimer:
         return await asking
 
     async def _busy(self, bases: list[str]) -> set[str]:
-        """Which queues hold anything. On the way the server is asked for its time, see `_latest`."""
+        """Which queues hold anything. Their server is asked for its time then, see `_latest`: not by an idle worker."""
         groups = [[base] for base in bases] if self._state.connector.is_cluster else [bases]
         busy: set[str] = set()
         for group in filter(None, groups):
-            sent_at = time.monotonic()
-            calls: list[Call[Any]] = [consume.clock(group[0]), consume.occupied(group)]
-            now, found = await self._state.client.run_all(calls)
-            if isinstance(now, BrokerError):
-                raise now
-            self._looked |= dict.fromkeys(group, (now, sent_at))
-            if isinstance(found, QUEUE_FAULTS):  # one of them cannot be read: the sweep will find out which
+            try:
+                found = await self._state.client.run(consume.occupied(group))
+            except QUEUE_FAULTS:  # one of them cannot be read: the sweep will find out which
                 found = set(group)
-            if isinstance(found, BrokerError):
-                raise found
+            if found:
+                sent_at = time.monotonic()
+                now = await self._state.client.run(consume.clock(group[0]))
+                self._looked |= dict.fromkeys(group, (now, sent_at))
             busy |= found
         return busy
 
