@@ -69,7 +69,7 @@ class Arrivals:
 
     def _start(self, bases: Sequence[str], last: tuple[int, float]) -> Call[tuple[str, Batch]] | None:
         """What goes with the read."""
-        # Also after a fetch of one of these queues: what they had before it is not new.
+        # Nor long after the last fetch of one of these queues: from its time on entries count as new.
         if clock() > min(self._came_at, last[1]) + LIVELY or len(bases) > MOST_QUEUES:
             return None
         state = self._state

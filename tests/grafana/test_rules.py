@@ -232,9 +232,9 @@ def mutants(rule: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 @pytest.mark.parametrize("rule", rules(ALERTS), ids=lambda rule: rule["alert"])
 def test_the_cases_notice_each_change_of_a_rule(rule: dict[str, Any], tmp_path: Path) -> None:
     tool("promtool")
-    changed = dict(mutants(rule))
-    whats = dict(enumerate(["nothing", *changed]))
-    assert unnoticed(rule["alert"], [rule, *changed.values()], tmp_path) == {0}, whats
+    tried = [("as it is", rule), *mutants(rule)]
+    passed = unnoticed(rule["alert"], [each for _, each in tried], tmp_path)
+    assert [tried[n][0] for n in sorted(passed)] == ["as it is"]
 
 
 def unnoticed(name: str, each: list[dict[str, Any]], folder: Path) -> set[int]:

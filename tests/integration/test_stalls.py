@@ -152,6 +152,12 @@ def has_swept(raw: redis.Redis, least: int) -> bool:
     return calls_of(raw, "xread") >= least
 
 
+async def _swept_beside(other: Other, raw: redis.Redis, lease: float) -> None:
+    """Our worker has swept, while the other one renewed."""
+    with renewing(other, lease / 3):
+        await await_until(partial(has_swept, raw, calls_of(raw, "xread") + 2))
+
+
 async def test_a_loop_that_its_tasks_block_takes_over_all_the_same(app: App, seen: Seen, namespace: str) -> None:
     """Every answer comes late there; it is not the server that stands still."""
     lease = 0.6
@@ -229,8 +235,7 @@ async def test_the_living_are_not_robbed_by_a_sweep_that_the_stall_has_met(
     with other_worker(app, namespace) as other:
         other.fetch()
         async with app.running(lease=lease):
-            with renewing(other, lease / 3):
-                await await_until(partial(has_swept, raw, calls_of(raw, "xread") + 2))
+            await _swept_beside(other, raw, lease)
             armed.set()
             await await_until(resumed.is_set)
             await lasts(0.3)
@@ -301,8 +306,7 @@ async def test_the_living_are_not_robbed_when_writes_are_taken_again(
     with other_worker(app, namespace) as other:
         other.fetch()
         async with app.running(lease=lease):
-            with renewing(other, lease / 3):
-                await await_until(partial(has_swept, raw, calls_of(raw, "xread") + 2))
+            await _swept_beside(other, raw, lease)
             raw.config_set("min-replicas-to-write", 1)
             with pytest.raises(BrokerError, match="NOREPLICAS"):
                 other.renew()
