@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from penstock.events import Event
+from penstock.events import Event, Sent, Succeeded
 from tests.access import ACCESS
 from tests.conftest import binary
 from tests.cost import BOUNDS, MEASURES, Figures, of_finished, subject
@@ -53,6 +56,31 @@ def test_what_is_kept_of_each_task_is_found(server: Server, namespace: str) -> N
     with subject(server, namespace) as one:
         one.app.observe(kept.append)
         assert of_finished(one)["blocks kept"] > 1
+
+
+def test_no_success_goes_uncounted_while_another_thread_sends(server: Server, namespace: str) -> None:
+    def between(phase: str, info: dict[str, int]) -> None:
+        time.sleep(0)  # gives the GIL away in the middle of whatever has allocated
+
+    threshold = gc.get_threshold()
+    with subject(server, namespace) as one:
+        one.count_successes()
+        tell = one.app._observers.emit
+        task = {"id": "q:1", "name": "noop", "queue": "q", "priority": "default"}
+        sent, succeeded = Sent(**task, created=True), Succeeded(**task, attempt=1, ran=0.0)
+        # The list is one object more that the collector counts: so it comes at each place of an event in turn.
+        sender = threading.Thread(target=lambda: [(tell(sent), []) for _ in range(3000)])
+        gc.callbacks.append(between)
+        gc.set_threshold(10)
+        try:
+            sender.start()
+            for _ in range(3000):
+                tell(succeeded)
+            sender.join()
+        finally:
+            gc.set_threshold(*threshold)
+            gc.callbacks.remove(between)
+        assert one.succeeded == 3000
 
 
 LOOP = """
