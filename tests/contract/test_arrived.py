@@ -57,6 +57,13 @@ def test_what_came_before_is_not_looked_at(grouped: Queue) -> None:
     q.raw.delete(q.record_key("old"))
 
 
+def test_what_came_in_the_same_millisecond_is_found(grouped: Queue) -> None:
+    q = grouped
+    q.send("k")
+    (_, entry), *_ = q.read_blocking("a")
+    assert keys_of(q.arrived("a", since=int(entry.partition("-")[0]))) == ["k"]
+
+
 def test_what_others_have_is_left_alone(grouped: Queue) -> None:
     q = grouped
     q.send("theirs", "free")

@@ -11,7 +11,9 @@ local streams = {}
 for i = 1, #KEYS - 1 do
   for _, priority in ipairs({ 'high', 'default', 'low' }) do streams[#streams + 1] = KEYS[i] .. ':s:' .. priority end
 end
-for i = 1, #streams do streams[#streams + 1] = ARGV[3] end
+-- XREAD leaves out the id that it is given: so the last one of the millisecond before.
+local before_all = ARGV[3] == '0' and '0' or ('%.0f-18446744073709551615'):format(ARGV[3] - 1)
+for i = 1, #streams do streams[#streams + 1] = before_all end
 -- One command for all: as a rule this runs after a read that has brought nothing.
 local news = redis.call('XREAD', 'COUNT', 1, 'STREAMS', unpack(streams))
 if not news then return {} end
