@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -110,6 +109,13 @@ async def lasts(seconds: float) -> None:
     await await_until(lambda: time.monotonic() - since > seconds, seconds + 10)
 
 
+async def _swept_beside(other: Other, raw: redis.Redis, lease: float) -> None:
+    """Our worker has swept, which begins with one XREAD each time, while the other one renewed."""
+    least = calls_of(raw, "xread") + 2
+    with renewing(other, lease / 3):
+        await await_until(lambda: calls_of(raw, "xread") >= least)
+
+
 # A server that stands still, and breaks no connection
 
 
@@ -129,8 +135,7 @@ async def test_the_living_are_not_robbed_after_a_stall_that_broke_nothing(
         other.fetch()
         async with app.running(lease=lease):
             for _ in range(2):
-                with renewing(other, lease / 3):
-                    await await_until(partial(has_swept, raw, calls_of(raw, "xread") + 2))
+                await _swept_beside(other, raw, lease)
                 own_server.pause()
                 await lasts(lease + 0.5)
                 own_server.resume()
@@ -145,17 +150,6 @@ async def test_the_living_are_not_robbed_after_a_stall_that_broke_nothing(
             assert await handle.aget(timeout=30) == "by us"
     assert not seen.of(BrokerDown), "a connection broke: that is another test"
     assert len(seen.of(Reclaimed)) == len(seen.of(Started)) == 1
-
-
-def has_swept(raw: redis.Redis, least: int) -> bool:
-    """Each sweep begins with one XREAD."""
-    return calls_of(raw, "xread") >= least
-
-
-async def _swept_beside(other: Other, raw: redis.Redis, lease: float) -> None:
-    """Our worker has swept, while the other one renewed."""
-    with renewing(other, lease / 3):
-        await await_until(partial(has_swept, raw, calls_of(raw, "xread") + 2))
 
 
 async def test_a_loop_that_its_tasks_block_takes_over_all_the_same(app: App, seen: Seen, namespace: str) -> None:
